@@ -1,0 +1,306 @@
+"""The run file: every key, its meaning, its bounds and its default.
+
+A run file is TOML. Unknown keys are errors, all problems are reported at once, and a value given
+on the command line (``--set slow.learning_rate=3e-4``) wins over the file. Defaults follow the
+paper (arXiv 2605.12484) where it speaks and are sized for the embedded micro policy otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fst_agents.errors import ConfigError
+
+Arm = Literal["fst", "rl", "gepa", "sequential"]
+ARMS: tuple[Arm, ...] = ("fst", "rl", "gepa", "sequential")
+
+
+Predictors = Literal["*"] | tuple[str, ...]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys refused, values immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskConfig(Section):
+    """``[task]``: what is to be learnt."""
+
+    name: str = Field(default="digits", description="Name of a shipped task.")
+    target: tuple[str, ...] = Field(
+        default=("rotate_left", "swap_ends"),
+        description="digits: the hidden rule, one or two operations.",
+    )
+    reward: Literal["partial", "exact"] = Field(
+        default="partial", description="digits: partial credit per position, or all or nothing."
+    )
+    train_size: int = Field(default=512, ge=2, description="Training problems.")
+    val_size: int = Field(default=128, ge=1, description="Validation problems of the 2×2.")
+
+
+class PolicyConfig(Section):
+    """``[policy]``: the model, and which of its weights move."""
+
+    model: str = Field(
+        default="micro",
+        description="'micro' (the embedded policy), a folder, or a Hugging Face name.",
+    )
+    train: Literal["lora", "full"] = Field(default="lora", description="Adapter or all weights.")
+    lora_rank: int = Field(default=32, ge=1, description="Rank of the adapter.")
+    lora_alpha: float = Field(
+        default=64.0, gt=0, description="Scale of the adapter (alpha / rank)."
+    )
+    lora_targets: tuple[str, ...] | Literal["all-linear"] = Field(
+        default="all-linear", description="Modules that get an adapter."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Precision of trainer and host; bfloat16 for GPUs."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run code that comes with the model."
+    )
+
+
+class ServeConfig(Section):
+    """``[serve]``: who samples."""
+
+    host: Literal["auto", "local", "vllm"] = Field(
+        default="auto", description="'auto' takes vllm where an accelerator and vLLM are present."
+    )
+    url: str | None = Field(
+        default=None, description="Attach to this vLLM server instead of starting one."
+    )
+    port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of the server we start; free one if absent."
+    )
+    api_key_env: str | None = Field(
+        default=None, description="Variable that holds the key of the attached server."
+    )
+    start_timeout: float = Field(
+        default=300.0, gt=0, description="Seconds to wait for a healthy server."
+    )
+    request_timeout: float = Field(
+        default=120.0, gt=0, description="Seconds one completion may take."
+    )
+    max_batch: int = Field(default=256, ge=1, description="Most sequences sampled together.")
+    gpu_memory: float = Field(default=0.45, gt=0, le=1, description="Share of GPU memory for vLLM.")
+    context_length: int | None = Field(
+        default=None, ge=16, description="vllm: cap of the context length."
+    )
+    extra_args: tuple[str, ...] = Field(
+        default=(), description="Further arguments of 'vllm serve'."
+    )
+
+
+class SamplingConfig(Section):
+    """``[sampling]``: how rollouts are drawn. Training needs the untruncated distribution."""
+
+    temperature: float = Field(
+        default=1.0, gt=0, description="Of training rollouts and of the trainer."
+    )
+    max_tokens: int = Field(default=16, ge=1, description="Most completion tokens of one call.")
+    concurrency: int = Field(default=64, ge=1, description="Rollouts that run at the same time.")
+    timeout: float = Field(
+        default=120.0, gt=0, description="Seconds one rollout may take before masking."
+    )
+    retries: int = Field(
+        default=1, ge=0, description="Tries again after an infrastructure failure."
+    )
+    max_infra_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Share of masked rollouts in a step above which a run stops.",
+    )
+
+
+class FastConfig(Section):
+    """``[fast]``: the evolution of Φ."""
+
+    population: int = Field(
+        default=4, ge=1, description="K, members of Φ; must divide slow.group_size."
+    )
+    rollouts: int = Field(
+        default=864,
+        ge=1,
+        description="Rollouts of one fast phase, re-scoring included, exactly counted.",
+    )
+    minibatch: int = Field(default=6, ge=1, description="Problems a proposal is tried on first.")
+    reflection_lm: str = Field(
+        default="offline", description="'offline' (digits only) or any LiteLLM model name."
+    )
+    reflection_args: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="Further arguments of that model (api_base, …)."
+    )
+    acceptance: Literal["strict_improvement", "improvement_or_equal"] = Field(
+        default="strict_improvement",
+        description="When a proposal replaces its parent on the minibatch.",
+    )
+    components: Literal["round_robin", "all"] = Field(
+        default="round_robin", description="Predictors rewritten per proposal."
+    )
+    merge: bool = Field(default=False, description="Also cross candidates that share an ancestor.")
+    predictors: Predictors = Field(
+        default="*", description="Predictors whose instructions evolve: '*' or a list of names."
+    )
+    max_staleness: int = Field(
+        default=0, ge=0, description="Versions by which a reused rollout's policy may lag."
+    )
+
+
+class SlowConfig(Section):
+    """``[slow]``: the training of θ."""
+
+    steps_per_cycle: int = Field(default=6, ge=1, description="T, RL steps after each fast phase.")
+    batch_size: int = Field(default=16, ge=1, description="Problems per RL step.")
+    group_size: int = Field(default=8, ge=2, description="G, rollouts per problem over all of Φ.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW.")
+    warmup_steps: int = Field(default=10, ge=0, description="Linear warm-up.")
+    kl_coefficient: float = Field(
+        default=0.001, ge=0, description="Weight of the KL to the base model."
+    )
+    cispo_cap: float = Field(
+        default=4.0, gt=0, description="τ, upper bound of the importance ratio."
+    )
+    weighting: Literal["problem", "rollout", "call"] = Field(
+        default="problem", description="What averages together: a problem's tokens (the paper), …"
+    )
+    predictors: Predictors = Field(
+        default="*", description="Predictors whose calls are trained on: '*' or a list of names."
+    )
+    advantage_epsilon: float = Field(
+        default=1e-4, gt=0, description="ε beside the group's deviation."
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Clipping of the gradient norm.")
+    tokens_per_micro_batch: int = Field(
+        default=8192, ge=16, description="Padded tokens of one forward pass."
+    )
+
+
+class BudgetConfig(Section):
+    """``[budget]``: when a run ends. Every arm gets the same number of rollouts."""
+
+    cycles: int = Field(
+        default=8, ge=1, description="Cycles of the fst arm; others get its rollouts."
+    )
+    rollouts: int | None = Field(
+        default=None, ge=1, description="Overrides the total that cycles imply."
+    )
+    seconds: float | None = Field(
+        default=None, gt=0, description="Stop after the step that exceeds it."
+    )
+
+
+class EvalConfig(Section):
+    """``[eval]``: the 2×2 at the end."""
+
+    samples: int = Field(default=4, ge=1, description="n of mean@n.")
+    temperature: float = Field(default=1.0, ge=0, description="Sampling temperature of evaluation.")
+
+
+class TrackConfig(Section):
+    """``[track]``: MLflow."""
+
+    enabled: bool = Field(default=True, description="False leaves only the run directory.")
+    uri: str | None = Field(
+        default=None,
+        description="Tracking URI; default: MLFLOW_TRACKING_URI, else SQLite in runs/.",
+    )
+    experiment: str = Field(default="fst", description="Experiment name.")
+
+
+class RunConfig(Section):
+    """A whole run file. Top-level keys stand before the first section."""
+
+    arm: Arm = Field(default="fst", description="fst, rl, gepa or sequential.")
+    seed: int = Field(
+        default=0, ge=0, description="Seed of data order, sampling and initialisation."
+    )
+    run_dir: Path | None = Field(
+        default=None, description="Where the run writes; default runs/<name>."
+    )
+    task: TaskConfig = TaskConfig()
+    policy: PolicyConfig = PolicyConfig()
+    serve: ServeConfig = ServeConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    fast: FastConfig = FastConfig()
+    slow: SlowConfig = SlowConfig()
+    budget: BudgetConfig = BudgetConfig()
+    eval: EvalConfig = EvalConfig()
+    track: TrackConfig = TrackConfig()
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> RunConfig:
+        if self.slow.group_size % self.fast.population:
+            raise ValueError(
+                f"fast.population: K must divide slow.group_size (G); got K = "
+                f"{self.fast.population}, G = {self.slow.group_size}; "
+                f"use K in {[k for k in range(1, 17) if self.slow.group_size % k == 0]}"
+            )
+        return self
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file and apply ``key=value`` overrides.
+
+    Raises:
+        ConfigError: with every problem of the file and the overrides at once.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such run file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as TOML: {error}") from error
+    return parse(data, overrides)
+
+
+def parse(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Validate a mapping as :func:`load` validates a file."""
+    merged: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    problems = [p for text in overrides if (p := _override(merged, text))]
+    try:
+        config = RunConfig.model_validate(merged)
+    except ValidationError as error:
+        problems += [_line(e) for e in error.errors()]
+        raise ConfigError(problems) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _override(data: dict[str, Any], text: str) -> str | None:
+    """Apply one ``a.b=value`` in place; return what is wrong with it, if anything."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        return f"--set {text!r}: expected key=value, for example slow.learning_rate=3e-4"
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    *parents, leaf = key.strip().split(".")
+    node = data
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            return f"--set {text!r}: {parent!r} is a value, not a section"
+    node[leaf] = value
+    return None
+
+
+def _line(error: Any) -> str:
+    """One line for one validation error: where, what, got."""
+    where = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; see docs/run-file.md for the keys there are"
+    if not where:
+        return message
+    return f"{where}: {message}; got {error['input']!r}"

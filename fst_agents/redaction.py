@@ -1,0 +1,62 @@
+"""What may be written down of a configuration: everything but its secrets."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from fst_agents.config import RunConfig
+
+REDACTED = "<redacted>"
+_SECRET_KEY = re.compile(
+    r"api[_-]?key|token|secret|password|authorization|credential|(^|[_-])key$", re.I
+)
+_SECRET_IN_URL = re.compile(r"(://[^:/@\s]*:)[^@/\s]+@")
+
+
+def public_config(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain values, without what nobody should read.
+
+    Texts under a key that smells of a secret and passwords inside URLs become ``<redacted>``, and
+    so does what follows such an option in ``serve.extra_args``. Numbers stay: ``max_tokens`` is
+    no secret.
+    """
+    data = to_jsonable_python(config.model_dump(mode="python"), fallback=str)
+    data["fast"]["reflection_args"] = _redact(data["fast"]["reflection_args"])
+    data["serve"]["extra_args"] = _redact_options(data["serve"]["extra_args"])
+    return _strip_passwords(data)
+
+
+def redact_url(url: str) -> str:
+    """A URL with the password of its user blotted out."""
+    return _SECRET_IN_URL.sub(rf"\1{REDACTED}@", url)
+
+
+def _redact(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {k: _redact(v, k if not _SECRET_KEY.search(key) else key) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_redact(item, key) for item in value]
+    return REDACTED if isinstance(value, str) and _SECRET_KEY.search(key) else value
+
+
+def _redact_options(arguments: list[str]) -> list[str]:
+    """``--api-key X`` and ``--api-key=X``."""
+    out: list[str] = []
+    hide = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        secret = name.startswith("--") and _SECRET_KEY.search(name) is not None
+        out.append(REDACTED if hide else f"{name}={REDACTED}" if secret and equals else argument)
+        hide = secret and not equals
+    return out
+
+
+def _strip_passwords(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strip_passwords(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strip_passwords(item) for item in value]
+    return redact_url(value) if isinstance(value, str) else value

@@ -1,0 +1,308 @@
+"""The run directory: all that a run leaves behind, append-only and readable without us.
+
+====================================  ==========================================================
+``run.toml``                          the resolved run file, secrets blotted out
+``state.json``                        where the run stands, replaced atomically
+``metrics.jsonl``                     one line per slow step, fast phase and evaluation
+``rollouts/step-NNNNN.jsonl``         every rollout with its token ids and log-probabilities
+``population/cycle-NNN.json``         Φ as each fast phase left it
+``policy/vNNNNN/``                    what a host needs to serve one version of θ
+``result/``, ``result.json``          what ships, and what was reached; marks a finished run
+====================================  ==========================================================
+
+JSON, TOML and safetensors only; nothing is pickled. Numbers JSON lacks are the strings "NaN",
+"Infinity" and "-Infinity"; other Python objects in a prediction are written as their text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic_core
+import tomlkit
+from pydantic import TypeAdapter, ValidationError
+
+from fst_agents.config import RunConfig, load
+from fst_agents.errors import RunDirError
+from fst_agents.redaction import public_config
+from fst_agents.types import Population, Rollout, RunState
+
+Phase = Literal["slow", "fast", "eval"]
+Noun = TypeVar("Noun")
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON values (dict, list, str, number, bool, None) of any of the nouns."""
+    return json.loads(dumps(value))
+
+
+def dumps(value: Any) -> bytes:
+    """:func:`to_json` as UTF-8 text on one line."""
+    try:
+        return pydantic_core.to_json(
+            value, fallback=_plain, inf_nan_mode="strings", bytes_mode="base64"
+        )
+    except pydantic_core.PydanticSerializationError:
+        # Lone surrogates, which UTF-8 does not have and \u escapes do.
+        plain = pydantic_core.to_jsonable_python(value, fallback=_plain, bytes_mode="base64")
+        return json.dumps(json.loads(json.dumps(plain), parse_constant=str)).encode()
+
+
+def from_json(noun: type[Noun], data: Any) -> Noun:
+    """The noun that :func:`to_json` wrote.
+
+    Raises:
+        RunDirError: ``data`` is not what such a noun is written as.
+    """
+    try:
+        return _adapter(noun).validate_python(data)
+    except ValidationError as error:
+        raise RunDirError(f"not a {noun.__name__} as this version writes it: {error}") from error
+
+
+@cache
+def _adapter(noun: type[Noun]) -> TypeAdapter[Noun]:
+    return TypeAdapter(noun)
+
+
+def population_record(
+    cycle: int, population: Population, record: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What is written of Φ after a fast phase: the noun itself, ids, means and the champion.
+
+    :func:`from_json` reads it back as a :class:`Population`. ``record`` is what else the phase
+    has to say of itself.
+    """
+    data = to_json(population)
+    for entry, candidate in zip(data["candidates"], population.candidates, strict=True):
+        entry |= {"id": candidate.id, "mean": population.mean(candidate.id)}
+    head = {"cycle": cycle, "champion": population.best.id}
+    return to_json({**head, **data, "record": {} if record is None else dict(record)})
+
+
+def default_name(config: RunConfig, parent: Path = Path("runs")) -> Path:
+    """A folder that does not exist yet: ``runs/<UTC time>-<arm>-<task>-seed<N>``."""
+    task = re.sub(r"[^\w.-]+", "_", config.task.name)
+    time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    base = parent / f"{time}-{config.arm}-{task}-seed{config.seed}"
+    names = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in range(1, 10_000))
+    return next(name for name in names if not name.exists())
+
+
+class RunDir:
+    """One run directory. Made by :meth:`create` for a new run, by :meth:`open` to read one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunDir:
+        """Take a new or empty folder for a run and write ``run.toml``.
+
+        Raises:
+            RunDirError: the folder holds a run, finished or not, or anything else.
+        """
+        run = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run._refuse_occupied()
+            with (path / "run.toml").open("x", encoding="utf-8") as file:
+                file.write(tomlkit.dumps(_without_none(public_config(config))))
+        except OSError as error:
+            raise RunDirError(
+                f"{path}: cannot be used as a run directory ({error}); choose another run_dir"
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """An existing run directory, finished or not.
+
+        Raises:
+            RunDirError: there is no ``run.toml``.
+        """
+        if not (path / "run.toml").is_file():
+            raise RunDirError(f"{path}: no run directory (it has no run.toml)")
+        return cls(path)
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    @property
+    def has_state(self) -> bool:
+        return (self.path / "state.json").exists()
+
+    @property
+    def result_folder(self) -> Path:
+        """``result/``: what ships. Made on first use."""
+        return _folder(self.path / "result")
+
+    @property
+    def tracking_spool(self) -> Path:
+        """Where the tracker keeps what it still has to deliver."""
+        return self.path / "tracking.jsonl"
+
+    def config(self) -> RunConfig:
+        """The resolved run file. Secrets are lost; they are never written."""
+        return load(self.path / "run.toml")
+
+    # Policies
+
+    def policy_folder(self, version: int) -> Path:
+        """``policy/vNNNNN``, not made yet: the trainer publishes into a new folder."""
+        return _folder(self.path / "policy") / f"v{version:05d}"
+
+    def prune_policies(self, keep: int = 3) -> list[Path]:
+        """Remove all but the newest ``keep`` versions and the one ``state.json`` names.
+
+        A host may still read the version before the one it serves, hence at least two.
+        """
+        if keep < 2:
+            raise ValueError(f"keep must be at least 2, got {keep}")
+        versions = sorted((self.path / "policy").glob("v[0-9]*"))
+        named = self.policy_folder(self.state().policy.version) if self.has_state else None
+        gone = [folder for folder in versions[:-keep] if folder != named]
+        for folder in gone:
+            shutil.rmtree(folder)
+        return gone
+
+    # Writing
+
+    def add_metrics(
+        self,
+        step: int,
+        phase: Phase,
+        metrics: Mapping[str, float],
+        *,
+        rollouts: int,
+        seconds: float,
+    ) -> None:
+        """One line of ``metrics.jsonl``. ``rollouts`` and ``seconds`` are totals of the run."""
+        line = {"step": step, "phase": phase, "rollouts": rollouts, "seconds": seconds}
+        _append(self.path / "metrics.jsonl", [{**line, "metrics": dict(metrics)}])
+
+    def add_rollouts(self, where: int | str, rollouts: Iterable[Rollout]) -> Path:
+        """Append to ``rollouts/step-NNNNN.jsonl``, or to ``rollouts/<where>.jsonl``."""
+        name = f"step-{where:05d}" if isinstance(where, int) else where
+        file = _folder(self.path / "rollouts") / f"{name}.jsonl"
+        _append(file, rollouts)
+        return file
+
+    def write_population(
+        self, cycle: int, population: Population, record: Mapping[str, Any] | None = None
+    ) -> Path:
+        """``population/cycle-NNN.json``: see :func:`population_record`."""
+        file = _folder(self.path / "population") / f"cycle-{cycle:03d}.json"
+        _replace(file, population_record(cycle, population, record))
+        return file
+
+    def write_state(self, state: RunState) -> None:
+        """Replace ``state.json``: after a crash it holds the old state or the new, whole."""
+        _replace(self.path / "state.json", state)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``; from now on the directory is never written for a run again.
+
+        Raises:
+            RunDirError: the run had finished before.
+        """
+        if self.finished:
+            raise RunDirError(f"{self.path}: holds a finished run already; nothing was written")
+        _replace(self.path / "result.json", dict(result))
+
+    # Reading
+
+    def state(self) -> RunState:
+        return from_json(RunState, _read(self.path / "state.json"))
+
+    def result(self) -> dict[str, Any]:
+        return _read(self.path / "result.json")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; empty where nothing was measured yet."""
+        return list(_lines(self.path / "metrics.jsonl"))
+
+    def populations(self) -> list[dict[str, Any]]:
+        """The records of :func:`population_record`, oldest cycle first."""
+        return [_read(file) for file in sorted((self.path / "population").glob("cycle-*.json"))]
+
+    def rollout_files(self) -> list[Path]:
+        return sorted((self.path / "rollouts").glob("*.jsonl"))
+
+    def rollouts(self, file: Path) -> Iterator[Rollout]:
+        """The rollouts of one of :meth:`rollout_files`, one at a time."""
+        return (from_json(Rollout, line) for line in _lines(file))
+
+    def _refuse_occupied(self) -> None:
+        if self.finished:
+            what = "holds a finished run, which is never overwritten"
+        elif (self.path / "run.toml").exists():
+            what = "holds an unfinished run, which is left as it is"
+        elif any(self.path.iterdir()):
+            what = "is not empty and is no run directory"
+        else:
+            return
+        raise RunDirError(f"{self.path}: {what}; choose another run_dir or move it away")
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def _append(file: Path, values: Iterable[Any]) -> None:
+    """One write of whole lines, so that a crash tears at most the last."""
+    with file.open("ab") as stream:
+        stream.write(b"".join(dumps(value) + b"\n" for value in values))
+
+
+def _replace(file: Path, value: Any) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(dumps(value) + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunDirError(f"{file}: cannot be read: {error}") from error
+
+
+def _lines(file: Path) -> Iterator[Any]:
+    """The values of a JSON lines file; a last line without its end was torn by a crash."""
+    if not file.exists():
+        return
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise RunDirError(f"{file}, line {number}: no JSON: {error}") from error
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: an absent key means the default, which is null for these."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value

@@ -1,0 +1,134 @@
+"""A user's metric becomes :class:`~fst_agents.types.Feedback`, strictly.
+
+Metrics are DSPy's: two arguments (gold, prediction), three (and a trace), or GEPA's five (and a
+predictor's name and trace). They return a number, or a ``dspy.Prediction``/dict with ``score`` and
+optionally ``feedback``, ``objectives`` and ``predictor_scores``. Whatever is not a finite number
+is an error of the metric, never a zero.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fst_agents.errors import FstError
+from fst_agents.types import Feedback
+
+Metric = Callable[..., Any]
+
+
+class MetricError(FstError):
+    """A metric raised, or returned something that is no score."""
+
+
+class Scorer:
+    """Calls a metric with as many arguments as it takes.
+
+    Raises:
+        MetricError: at construction, for a callable that takes fewer than two arguments.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self._arity = _arity(metric)
+
+    @property
+    def per_predictor(self) -> bool:
+        """Whether the metric speaks of single predictors (GEPA's five arguments)."""
+        return self._arity >= 5
+
+    def __call__(self, gold: Any, prediction: Any, trace: Sequence[Any]) -> Feedback:
+        """Score one finished program run.
+
+        Raises:
+            MetricError: from whatever the metric raised, or naming what it returned instead.
+        """
+        arguments = [gold, prediction]
+        if self._arity >= 5:
+            arguments += [list(trace), None, None]
+        elif self._arity >= 3:
+            arguments.append(None)  # DSPy: a trace means bootstrapping, where scores turn boolean
+        return read_feedback(self._call(arguments))
+
+    def of_predictor(
+        self, gold: Any, prediction: Any, trace: Sequence[Any], name: str, own: Sequence[Any]
+    ) -> Feedback:
+        """What the metric says of one predictor, ``own`` being its part of the trace."""
+        return read_feedback(self._call([gold, prediction, list(trace), name, list(own)]))
+
+    def _call(self, arguments: Sequence[Any]) -> Any:
+        try:
+            return self.metric(*arguments)
+        except Exception as error:
+            raise MetricError(f"the metric raised {type(error).__name__}: {error}") from error
+
+
+def read_feedback(value: Any) -> Feedback:
+    """Read a metric's answer. ``None`` (or a ``score`` of ``None``) leaves the run unscored."""
+    if value is None or isinstance(value, bool | int | float):
+        return Feedback(_number(value, "score"))
+    fields = _fields(value)
+    if "score" not in fields:
+        raise MetricError(
+            f"the metric returned {type(value).__name__} with {sorted(fields)}; expected a number, "
+            "or a dspy.Prediction with at least `score`"
+        )
+    text = fields.get("feedback")
+    return Feedback(
+        score=_number(fields["score"], "score"),
+        text="" if text is None else str(text),
+        objectives=_numbers(fields.get("objectives"), "objectives"),
+        predictor_scores=_numbers(fields.get("predictor_scores"), "predictor_scores"),
+    )
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    to_dict = getattr(value, "toDict", None)
+    if to_dict is None:
+        raise MetricError(
+            f"the metric returned {value!r:.80} of type {type(value).__name__}; expected a number, "
+            "or a dspy.Prediction with `score` and `feedback`"
+        )
+    return dict(to_dict())
+
+
+def _number(value: Any, what: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str | bytes) or not isinstance(value, bool | int | float):
+        try:
+            value = value.item()  # a NumPy or torch scalar
+        except AttributeError:
+            raise MetricError(f"the metric's {what} is {value!r:.80}; expected a number") from None
+    number = float(value)
+    if not math.isfinite(number):
+        raise MetricError(f"the metric's {what} is {number}; expected a finite number")
+    return number
+
+
+def _numbers(values: Any, what: str) -> dict[str, float]:
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise MetricError(f"the metric's {what} is {values!r:.80}; expected a mapping to numbers")
+    read = {str(name): _number(value, f"{what}[{name!r}]") for name, value in values.items()}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _arity(metric: Metric) -> int:
+    """How many positional arguments the metric takes, 5 for ``*args``."""
+    kinds = inspect.Parameter
+    parameters = inspect.signature(metric).parameters.values()
+    if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
+        return 5
+    count = sum(p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD) for p in parameters)
+    if count < 2:
+        raise MetricError(
+            f"metric {metric!r} takes {count} argument(s); expected (gold, prediction), "
+            "(gold, prediction, trace) or GEPA's (gold, pred, trace, pred_name, pred_trace)"
+        )
+    return count

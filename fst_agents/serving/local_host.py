@@ -1,0 +1,171 @@
+"""The policy inside this process, on transformers: for CPUs, tests and GPUs without vLLM."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from fst_agents.errors import ServingError
+from fst_agents.serving import inbox, local_model
+from fst_agents.serving.inbox import Request, Swap
+from fst_agents.serving.sampler import Row, sample
+from fst_agents.serving.tokenizer import HfChatTokenizer
+from fst_agents.types import Completion, Policy, Sampling
+
+QUIET = 0.003
+"""Seconds without a newcomer after which a batch that is not full is sampled."""
+
+_STOP = object()
+
+
+class LocalHost:
+    """Samples in one worker thread; requests that wait at the same time share a batch.
+
+    Requests and weight swaps stand in one queue, so a swap sees the host drained by construction.
+    Same seed and same batches give the same completions; how concurrent requests fall into
+    batches is up to their timing. ``request_timeout`` (seconds) bounds the sampling of a batch,
+    checked between tokens; waiting for earlier batches does not count. A swap loads the new model
+    beside the old one, so for a moment there are two in memory.
+
+    Raises:
+        ServingError: the policy cannot be loaded, or its tokenizer has no chat template.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        dtype: str = "float32",
+        max_batch: int = 256,
+        request_timeout: float = 120.0,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.tokenizer = HfChatTokenizer(policy.model, trust_remote_code)
+        self._dtype, self._trust = dtype, trust_remote_code
+        self._max_batch, self._timeout = max_batch, request_timeout
+        self._policy = policy
+        self._model: Any = local_model.load(policy, dtype, trust_remote_code)
+        self._generator = torch.Generator(self._model.device).manual_seed(seed)
+        self.context_length: int = self._model.config.max_position_embeddings
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="fst-local-host", daemon=True)
+        self._worker.start()
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Future[Completion]:
+        new = inbox.request(prompt_ids, sampling, self.context_length)
+        if not new.future.done():
+            with self._lock:
+                if self._closed:
+                    inbox.fail([new], "the host is closed")
+                else:
+                    self._queue.put(new)
+        return new.future
+
+    def update(self, policy: Policy) -> None:
+        """Serve other weights once everything submitted before is answered."""
+        swap = Swap(policy)
+        with self._lock:
+            if self._closed:
+                raise ServingError("the host is closed")
+            self._queue.put(swap)
+        swap.done.result()
+
+    def close(self) -> None:
+        """Answer what was submitted, then stop. Idempotent."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(_STOP)
+        self._worker.join()
+
+    def _work(self) -> None:
+        """Take batches from the queue until told to stop."""
+        while True:
+            batch, then = self._collect()
+            for group in _by_sampling(batch):
+                self._serve(group)
+            if isinstance(then, Swap):
+                self._swap(then)
+            elif then is _STOP:
+                self._model = None
+                return
+
+    def _collect(self) -> tuple[list[Request], object | None]:
+        """Wait for a batch; also the swap or stop that ended it, if one did."""
+        batch: list[Request] = []
+        item = self._queue.get()
+        while isinstance(item, Request):
+            if item.future.set_running_or_notify_cancel():
+                batch.append(item)
+            if len(batch) >= self._max_batch:
+                return batch, None
+            try:
+                item = self._queue.get(timeout=QUIET)
+            except queue.Empty:
+                return batch, None
+        return batch, item
+
+    def _serve(self, group: list[Request]) -> None:
+        try:
+            rows = sample(
+                self._model,
+                [r.prompt_ids for r in group],
+                group[0].sampling,
+                eos_token_ids=self.tokenizer.eos_token_ids,
+                decode=self.tokenizer.decode,
+                generator=self._generator,
+                deadline=time.monotonic() + self._timeout,
+            )
+        except Exception as error:  # noqa: BLE001 - the thread outlives any batch
+            inbox.fail(group, f"sampling failed: {type(error).__name__}: {error}", error)
+            return
+        for item, row in zip(group, rows, strict=True):
+            self._answer(item, row)
+
+    def _answer(self, item: Request, row: Row) -> None:
+        if row.finish_reason is None:
+            inbox.fail([item], f"no completion within {self._timeout} s (serve.request_timeout)")
+        elif not all(map(math.isfinite, row.logprobs)):
+            inbox.fail([item], "the model gave log-probabilities that are not finite")
+        else:
+            item.future.set_result(
+                Completion(
+                    tuple(row.token_ids),
+                    tuple(row.logprobs),
+                    row.finish_reason,
+                    self._policy.version,
+                )
+            )
+
+    def _swap(self, swap: Swap) -> None:
+        try:
+            self._model = local_model.load(swap.policy, self._dtype, self._trust)
+            self._policy = swap.policy
+        except Exception as error:  # noqa: BLE001 - belongs to the caller of update
+            swap.done.set_exception(error)
+        else:
+            swap.done.set_result(None)
+
+
+def _by_sampling(batch: list[Request]) -> list[list[Request]]:
+    """Requests grouped by equal sampling, in order of arrival."""
+    groups: dict[Sampling, list[Request]] = {}
+    for item in batch:
+        groups.setdefault(item.sampling, []).append(item)
+    return list(groups.values())

@@ -1,0 +1,385 @@
+"""The arms as DSPy optimizers: change one word to compare them.
+
+``FastSlow`` evolves instructions and trains weights, ``Grpo`` only trains, ``Gepa`` only evolves,
+``Sequential`` evolves first and trains after. All spend the same rollouts
+(:mod:`optimizers.plan`), learn on the same metric and leave the same run directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dspy
+from dspy.teleprompt.teleprompt import Teleprompter
+
+from fst_agents.config import Arm, RunConfig
+from fst_agents.dspy_bridge import apply, problems, seed_candidate
+from fst_agents.errors import ConfigError
+from fst_agents.redaction import public_config
+from fst_agents.rollouts import Limits, Runner
+from fst_agents.run_dir import RunDir, default_name, to_json
+from fst_agents.scoring import Metric
+from fst_agents.serving.choose import choose_host
+from fst_agents.serving.host import PolicyHost
+from fst_agents.stream import ProblemStream
+from fst_agents.tracking import MlflowTracker, NullTracker, Tracker
+from fst_agents.types import Candidate, Policy, RunResult, Sampling
+from optimizers.evaluation import Evaluation, Evaluator, Skill, evaluate_run
+from optimizers.loop import Loop, Observer, Parts, Silence
+from optimizers.plan import FastPhase, SlowPhase, plan
+from optimizers.protocols import FastOptimizer, SlowOptimizer
+from optimizers.reflection import build_reflection, wrap_reflection
+
+
+@dataclass(frozen=True)
+class Outcome2x2:
+    """Everything a compiled program carries as ``fst``: the run, its evaluation, its summary."""
+
+    run: RunResult
+    evaluation: Evaluation | None
+    summary: dict[str, Any]
+
+
+class _Arm(Teleprompter):
+    """What all arms share.
+
+    Args:
+        metric: DSPy's metric: ``(gold, pred)``, with a trace, or GEPA's five arguments; a number
+            or ``dspy.Prediction(score=…, feedback=…)``.
+        policy: the model to train; its ``model`` is a folder or a Hugging Face name.
+        reflection_lm: a ``dspy.LM`` or any function from prompt to text; otherwise
+            ``config.fast.reflection_lm`` names a LiteLLM model.
+        config: everything else; ``arm`` is this class's own.
+        adapter: DSPy adapter of the policy's calls.
+        eval_metric: scores the 2×2 instead of ``metric`` (exact match beside partial credit).
+        skills: what should not be forgotten; evaluated before and after.
+        observer: watches the run go by.
+        host: serves the policy instead of the one ``config.serve`` asks for; it is not closed.
+    """
+
+    arm: ClassVar[Arm]
+
+    def __init__(
+        self,
+        *,
+        metric: Metric,
+        policy: Policy | str,
+        reflection_lm: Callable[[str], Any] | None = None,
+        config: RunConfig | None = None,
+        adapter: dspy.Adapter | None = None,
+        eval_metric: Metric | None = None,
+        skills: Sequence[Skill] = (),
+        observer: Observer | None = None,
+        host: PolicyHost | None = None,
+    ) -> None:
+        super().__init__()
+        self.metric = metric
+        self.policy = Policy(policy) if isinstance(policy, str) else policy
+        given = RunConfig() if config is None else config
+        self.config = given.model_copy(update={"arm": self.arm})
+        self.adapter = adapter
+        self.eval_metric = metric if eval_metric is None else eval_metric
+        self.skills = tuple(skills)
+        self._reflection_lm = reflection_lm
+        self._observer: Observer = Silence() if observer is None else observer
+        self._host = host
+
+    def compile(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+        **kwargs: Any,
+    ) -> dspy.Module:
+        """Train on ``trainset``; evaluate the 2×2 on ``valset`` if there is one.
+
+        Returns a copy of the student with the champion's instructions. Its attribute ``fst``
+        (:class:`Outcome2x2`) says where the weights, the run directory and the figures are.
+
+        Raises:
+            ConfigError: everything wrong with the request, before anything is started.
+            FstError: the run failed; its directory keeps what it had.
+        """
+        if teacher is not None or kwargs:
+            raise ConfigError(
+                f"{type(self).__name__}.compile takes trainset and valset only; got "
+                f"{sorted(kwargs) if kwargs else 'a teacher'}"
+            )
+        seed = seed_candidate(student)
+        phases = plan(self.config)
+        self._check_predictors(seed)
+        needs_fast = any(isinstance(p, FastPhase) for p in phases)
+        needs_slow = any(isinstance(p, SlowPhase) for p in phases)
+        reflection = self._reflection() if needs_fast else None
+        stream = ProblemStream(
+            problems(trainset), self.config.slow.batch_size, seed=self.config.seed
+        )
+        val = problems(valset) if valset is not None else []
+        run_dir = RunDir.create(self.config.run_dir or default_name(self.config), self.config)
+        with ExitStack() as stack:
+            tracker = self._tracker(run_dir)
+            status = _Status(tracker)
+            stack.push(status)
+            host = self._serve(run_dir, stack)
+            runner = self._runner(student, host, self.metric, stack)
+            slow = self._slow(stack) if needs_slow else None
+            fast = self._fast(reflection, run_dir) if reflection is not None else None
+            parts = Parts(
+                self.config, host, runner, stream, run_dir, tracker, self._observer, fast, slow
+            )
+            loop = Loop(parts, seed)
+            loop.run(phases)
+            tuned = self._ship(student, loop, run_dir, needs_fast)
+            evaluation = None
+            kl = None
+            if val:
+                judge = self._runner(student, host, self.eval_metric, stack)
+                evaluation = self._evaluate(judge, loop, seed, val, needs_fast, needs_slow)
+                kl = _kl(slow, evaluation)
+            result = self._result(loop, run_dir, tracker, needs_fast, seed)
+            summary = summarize(self.config, result, evaluation, kl, needs_slow)
+            self._report(summary, run_dir, tracker)
+        tuned.fst = Outcome2x2(result, evaluation, summary)
+        return tuned
+
+    # -- the parts ----------------------------------------------------------------------------
+
+    def _check_predictors(self, seed: Candidate) -> None:
+        problems_: list[str] = []
+        for key, asked in (
+            ("fast.predictors", self.config.fast.predictors),
+            ("slow.predictors", self.config.slow.predictors),
+        ):
+            missing = [] if asked == "*" else sorted(set(asked) - set(seed.instructions))
+            if missing:
+                problems_.append(
+                    f"{key}: the program has no predictor {', '.join(map(repr, missing))}; "
+                    f"it has {', '.join(map(repr, seed.instructions))}"
+                )
+        if problems_:
+            raise ConfigError(problems_)
+
+    def _reflection(self) -> Callable[[str], str]:
+        if self._reflection_lm is not None:
+            return wrap_reflection(self._reflection_lm)
+        return build_reflection(self.config.fast.reflection_lm, self.config.fast.reflection_args)
+
+    def _tracker(self, run_dir: RunDir) -> Tracker:
+        track = self.config.track
+        if not track.enabled:
+            return NullTracker()
+        return MlflowTracker.start(
+            track.uri,
+            track.experiment,
+            run_dir.path.name,
+            public_config(self.config),
+            {"arm": self.arm, "task": self.config.task.name, "seed": self.config.seed},
+            run_dir.tracking_spool,
+        )
+
+    def _serve(self, run_dir: RunDir, stack: ExitStack) -> PolicyHost:
+        if self._host is not None:
+            return self._host
+        host, _ = choose_host(self.config, self.policy, run_dir.path / "serve")
+        stack.callback(host.close)
+        return host
+
+    def _runner(
+        self, student: dspy.Module, host: PolicyHost, metric: Metric, stack: ExitStack
+    ) -> Runner:
+        limits = self.config.sampling
+        runner = Runner(
+            student,
+            metric,
+            host,
+            adapter=self.adapter,
+            limits=Limits(limits.concurrency, limits.timeout, limits.retries),
+        )
+        stack.callback(runner.close)
+        return runner
+
+    def _slow(self, stack: ExitStack) -> SlowOptimizer:
+        from optimizers.slow_grpo import GrpoSlow  # trl takes seconds to import
+
+        slow = GrpoSlow(self.policy, self.config)
+        stack.callback(slow.close)
+        return slow
+
+    def _fast(self, reflection: Callable[[str], str], run_dir: RunDir) -> FastOptimizer:
+        from optimizers.fast_gepa import GepaFast
+
+        names = self.config.fast.predictors
+        return GepaFast(
+            self.config.fast,
+            reflection,
+            self.config.seed,
+            components=None if names == "*" else names,
+        )
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _ship(self, student: dspy.Module, loop: Loop, run_dir: RunDir, evolved: bool) -> Any:
+        """Write ``result/``: the program and where its weights are."""
+        champion = loop.population.best
+        tuned = apply(student, champion)
+        tuned._compiled = True
+        folder = run_dir.result_folder
+        tuned.save(str(folder / "program.json"))
+        weights = loop.policy.adapter or loop.policy.weights
+        if weights is not None:
+            name = "adapter" if loop.policy.adapter else "weights"
+            _copy(weights, folder / name)
+        return tuned
+
+    def _evaluate(
+        self,
+        judge: Runner,
+        loop: Loop,
+        seed: Candidate,
+        val: Sequence[Any],
+        evolved: bool,
+        trained: bool,
+    ) -> Evaluation:
+        settings = self.config.eval
+        sampling = Sampling(settings.temperature, max_tokens=self.config.sampling.max_tokens)
+        return evaluate_run(
+            Evaluator(judge, val, settings.samples, sampling),
+            judge,
+            seed=seed,
+            champion=loop.population.best if evolved else None,
+            base=self.policy,
+            trained=loop.policy if trained else None,
+            skills=self.skills,
+        )
+
+    def _result(
+        self, loop: Loop, run_dir: RunDir, tracker: Tracker, evolved: bool, seed: Candidate
+    ) -> RunResult:
+        return RunResult(
+            arm=self.arm,
+            seed=self.config.seed,
+            population=loop.population,
+            policy=loop.policy,
+            spend=loop.spend,
+            cycles=loop.cycle + 1,
+            run_dir=run_dir.path,
+            mlflow_run_id=tracker.run_id,
+            history=tuple(loop.history),
+            stopped=loop.stopped,
+        )
+
+    def _report(self, summary: dict[str, Any], run_dir: RunDir, tracker: Tracker) -> None:
+        """The end of the books: figures, files and the mark that the run is finished."""
+        scores = {f"eval/{k}": v for k, v in summary["scores"].items() if v is not None}
+        retention = {
+            f"eval/retention_{k}": v for k, v in summary["retention"].items() if v is not None
+        }
+        kl = {} if summary["kl"] is None else {"eval/kl": summary["kl"]}
+        step = int(summary["steps"])
+        tracker.log_metrics({**scores, **retention, **kl}, step=step)
+        tracker.set_tags(
+            {"champion": summary["champion"], "policy_version": summary["policy_version"]}
+        )
+        tracker.log_artifacts(run_dir.result_folder, "result")
+        run_dir.finish(summary)
+
+
+class FastSlow(_Arm):
+    """Fast-slow training (arXiv 2605.12484): instructions evolve, weights follow, in cycles."""
+
+    arm = "fst"
+
+
+class Grpo(_Arm):
+    """RL only: the student's own instructions, all rollouts spent on weights."""
+
+    arm = "rl"
+
+
+class Gepa(_Arm):
+    """Prompts only: the base weights, all rollouts spent on instructions."""
+
+    arm = "gepa"
+
+
+class Sequential(_Arm):
+    """Prompts first, then weights under the population that was found."""
+
+    arm = "sequential"
+
+
+ARM_CLASSES: dict[Arm, type[_Arm]] = {c.arm: c for c in (FastSlow, Grpo, Gepa, Sequential)}
+
+
+class _Status:
+    """Ends the tracker's run with the status that the run came to, whatever happens."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None:
+            self._tracker.finish("FINISHED")
+        elif issubclass(kind, KeyboardInterrupt):
+            self._tracker.finish("KILLED")
+        else:
+            self._tracker.finish("FAILED")
+
+
+def _kl(slow: SlowOptimizer | None, evaluation: Evaluation) -> float | None:
+    """KL(π_train ‖ π_base) per token, each completion under the instruction that drew it."""
+    if slow is None:
+        return None
+    calls = [c for r in evaluation.sequences for c in r.calls]
+    return slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])
+
+
+def summarize(
+    config: RunConfig,
+    result: RunResult,
+    evaluation: Evaluation | None,
+    kl: float | None,
+    trained: bool,
+) -> dict[str, Any]:
+    """The JSON object of a run: what ``--json`` prints and ``result.json`` holds."""
+    cells = evaluation.cells if evaluation else {}
+    kept = evaluation.retention if evaluation else {}
+    names = ("base_seed", "base_evolved", "trained_seed", "trained_evolved")
+    champion = result.champion
+    return {
+        "arm": result.arm,
+        "task": config.task.name,
+        "target": list(config.task.target) if config.task.name == "digits" else None,
+        "seed": result.seed,
+        "scores": {n: s.mean if (s := cells.get(n)) else None for n in names},
+        "intervals": {n: [s.low, s.high] if (s := cells.get(n)) else None for n in names},
+        "kl": kl if trained else (0.0 if evaluation else None),
+        "retention": {n: s.mean if (s := kept.get(n)) else None for n in ("base", "final")},
+        "rollouts": {
+            "fast": result.spend.fast_rollouts,
+            "slow": result.spend.slow_rollouts,
+            "eval": evaluation.rollouts if evaluation else 0,
+        },
+        "cycles": result.cycles,
+        "steps": result.spend.gradient_steps,
+        "policy_version": result.policy.version,
+        "champion": champion.id,
+        "instructions": dict(champion.instructions),
+        "population": to_json(result.population)["candidates"],
+        "seconds": result.spend.seconds,
+        "stopped": result.stopped,
+        "run_dir": str(result.run_dir),
+        "mlflow_run_id": result.mlflow_run_id,
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target)

@@ -1,0 +1,96 @@
+"""What an arm does, as a list of phases: the same rollouts for every arm, spent in another order.
+
+One cycle of fast-slow training (arXiv 2605.12484) costs the rollouts of its fast phase plus
+T · batch · G of its slow phase. The other arms get that total: ``rl`` turns all of it into RL
+steps, ``gepa`` all of it into fast phases, ``sequential`` does all fast phases first and all RL
+steps after them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fst_agents.config import RunConfig
+from fst_agents.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class FastPhase:
+    """Evolve Φ on the next ``batches`` batches (the anchor set) for at most ``rollouts``.
+
+    ``passes`` says that no RL steps follow on these batches, so the stream moves past them.
+    """
+
+    cycle: int
+    batches: int
+    rollouts: int
+    passes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlowPhase:
+    """``steps`` RL steps under the current Φ."""
+
+    cycle: int
+    steps: int
+
+
+Phase = FastPhase | SlowPhase
+
+
+def slow_step_rollouts(config: RunConfig) -> int:
+    """Rollouts of one RL step: batch · G."""
+    return config.slow.batch_size * config.slow.group_size
+
+
+def cycle_rollouts(config: RunConfig) -> int:
+    """Rollouts of one cycle of the fst arm."""
+    return config.fast.rollouts + config.slow.steps_per_cycle * slow_step_rollouts(config)
+
+
+def total_rollouts(config: RunConfig) -> int:
+    """What every arm may spend on training."""
+    if config.budget.rollouts is not None:
+        return config.budget.rollouts
+    return config.budget.cycles * cycle_rollouts(config)
+
+
+def plan(config: RunConfig) -> list[Phase]:
+    """The phases of a run, in order; their rollouts never exceed :func:`total_rollouts`.
+
+    Raises:
+        ConfigError: the budget does not pay for one cycle, or for one RL step.
+    """
+    total, cycle, step = total_rollouts(config), cycle_rollouts(config), slow_step_rollouts(config)
+    steps_per_cycle = config.slow.steps_per_cycle
+    least = step if config.arm == "rl" else cycle
+    if total < least:
+        raise ConfigError(
+            f"budget.rollouts: got {total}, but one {'RL step' if config.arm == 'rl' else 'cycle'} "
+            f"of these settings costs {least}; raise it, or lower fast.rollouts, "
+            "slow.steps_per_cycle, slow.batch_size or slow.group_size"
+        )
+    cycles = total // cycle
+    if config.arm == "rl":
+        return _slow_phases(total // step, steps_per_cycle)
+    if config.arm == "gepa":
+        return [FastPhase(c, steps_per_cycle, cycle, passes=True) for c in range(cycles)]
+    apart = config.arm == "sequential"
+    fast = [FastPhase(c, steps_per_cycle, config.fast.rollouts, apart) for c in range(cycles)]
+    slow = [SlowPhase(c, steps_per_cycle) for c in range(cycles)]
+    if apart:
+        return [*fast, *slow]
+    return [phase for pair in zip(fast, slow, strict=True) for phase in pair]
+
+
+def phase_rollouts(phase: Phase, config: RunConfig) -> int:
+    """The most rollouts a phase may pay for."""
+    if isinstance(phase, FastPhase):
+        return phase.rollouts
+    return phase.steps * slow_step_rollouts(config)
+
+
+def _slow_phases(steps: int, per_cycle: int) -> list[Phase]:
+    full, rest = divmod(steps, per_cycle)
+    sizes = [per_cycle] * full + ([rest] if rest else [])
+    return [SlowPhase(c, size) for c, size in enumerate(sizes)]

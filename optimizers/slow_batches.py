@@ -1,0 +1,58 @@
+"""Samples as padded tensors: micro-batches by length, and the keys that TRL's loss reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fst_agents.types import TrainingSample
+
+
+def micro_batches(lengths: Sequence[int], padded_tokens: int) -> list[list[int]]:
+    """Cut rows, longest first, so that rows × longest row stays within ``padded_tokens``.
+
+    Returns positions in ``lengths``. A row beyond the budget gets a micro-batch of its own.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= padded_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """Rows as one tensor, filled up with zeros on the right."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)
+
+
+def collate(samples: Sequence[TrainingSample]) -> dict[str, Tensor]:
+    """The keys TRL's loss reads, with (B, P) prompts and (B, T) completions.
+
+    TRL joins the two blocks again. Sequences are aligned at the left and cut where the shortest
+    prompt ends, so no row is padded twice and positions start at zero as they did in the
+    sampler; the rest of longer prompts stands in the completion block with weight zero.
+    """
+    cut = min(len(s.prompt_ids) for s in samples)
+
+    def completion(sample: TrainingSample, values: Sequence[float]) -> list[float]:
+        return [*[0] * (len(sample.prompt_ids) - cut), *values]
+
+    ids = pad([[*s.prompt_ids, *s.completion_ids_T] for s in samples], torch.long)
+    mask = pad([[1] * (len(s.prompt_ids) + len(s.loss_mask_T)) for s in samples], torch.long)
+    loss_mask = pad([completion(s, s.loss_mask_T) for s in samples], torch.float32)
+    weights = torch.tensor([[s.weight] for s in samples])
+    return {
+        "prompt_ids": ids[:, :cut],
+        "prompt_mask": mask[:, :cut],
+        "completion_ids": ids[:, cut:],
+        "completion_mask": mask[:, cut:],
+        "tool_mask": loss_mask * weights,
+        "advantages": torch.tensor([s.advantage for s in samples]),
+        "old_per_token_logps": pad([completion(s, s.logprobs_T) for s in samples], torch.float32),
+        "num_items_in_batch": torch.tensor(1.0),
+    }

@@ -1,0 +1,296 @@
+"""The one file that knows TRL and PEFT: ``GRPOTrainer`` on our samples.
+
+The seam is public: ``training_step``, ``compute_loss``, ``log`` and ``create_scheduler`` are
+overridden, and TRL's loss reads the keys of :func:`collate`. TRL computes
+
+``L = Σ_samples weight · Σ_T mask · (−sg(min(ρ, cap)) · A · log π + β · ρ · k3)``
+
+because ``weight · mask`` goes in as TRL's ``tool_mask`` and its token normaliser is set to one.
+So the loss is the same however a batch is cut into micro-batches, and the KL averages like the
+policy term: per problem. With the factor ρ (TRL's default) the gradient of the KL term is that of
+KL(π ‖ base); without it, it would be that of KL(base ‖ π).
+
+TRL's ``train()`` owns the loop and is driven step by step (:mod:`optimizers.slow_thread`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback
+
+from fst_agents.config import RunConfig
+from fst_agents.errors import TrainerError
+from optimizers.slow_batches import collate, micro_batches
+from optimizers.slow_thread import Desk
+
+with warnings.catch_warnings():
+    # TRL's own vLLM path is not used; which versions it supports is of no concern.
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.utils import add_fused_lm_head
+
+PLANNED_STEPS = 10**9
+"""TRL wants to know when to stop; we stop it. Only a decaying schedule would read this."""
+
+
+def add_lora(model: PreTrainedModel, config: RunConfig, adapter: Path | None) -> PeftModel:
+    """Wrap a model with a fresh adapter, or with the trainable one in a PEFT folder.
+
+    A fresh adapter is drawn from ``config.seed`` and starts as the identity.
+    """
+    if adapter is not None:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return get_peft_model(model, lora_config(config))
+
+
+def lora_config(config: RunConfig) -> LoraConfig:
+    policy = config.policy
+    targets = policy.lora_targets
+    return LoraConfig(
+        r=policy.lora_rank,
+        lora_alpha=policy.lora_alpha,  # pyright: ignore[reportArgumentType]  # scale, any float
+        lora_dropout=0.0,
+        target_modules=targets if isinstance(targets, str) else [*targets],
+        task_type="CAUSAL_LM",
+    )
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+@contextlib.contextmanager
+def base_weights(model: nn.Module) -> Generator[None]:
+    """The wrapped base model while the block runs: its adapter is switched off."""
+    if not isinstance(model, PeftModel):
+        raise TrainerError(f"a {type(model).__name__} has no adapter to switch off")
+    with model.disable_adapter():
+        yield
+
+
+def trainer_args(config: RunConfig, folder: Path, **other: Any) -> GRPOConfig:
+    """TRL's settings for ours, ``other`` on top.
+
+    ``epsilon_high`` *is* CISPO's cap and would default to 0.2. One training step is one optimizer
+    step; TRL's smallest batch, one prompt of two generations, stands for the batch we hand in.
+    """
+    slow = config.slow
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "loss_type": "cispo",
+        "epsilon_high": slow.cispo_cap,
+        "importance_sampling_level": "token",
+        "use_bias_correction_kl": True,
+        "temperature": config.sampling.temperature,
+        "learning_rate": slow.learning_rate,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "weight_decay": 0.0,
+        "max_grad_norm": slow.max_grad_norm,
+        "max_steps": PLANNED_STEPS,
+        "per_device_train_batch_size": 2,
+        "num_generations": 2,
+        "gradient_accumulation_steps": 1,
+        "bf16": config.policy.dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "disable_dropout": True,
+        "router_aux_loss_coef": 0.0,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "dataloader_pin_memory": False,
+    }
+    return GRPOConfig(**settings | other)
+
+
+class SampleTrainer(GRPOTrainer):
+    """``GRPOTrainer`` on given samples; see the module's docstring.
+
+    Args:
+        model: the policy, wrapped by PEFT or not.
+        reference: the frozen base model where a KL is wanted and the policy is not an adapter.
+        folder: scratch folder TRL insists on; nothing is saved there.
+        desk: where batches come from and the numbers of finished steps go.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: PreTrainedModel | None,
+        config: RunConfig,
+        folder: Path,
+        desk: Desk,
+    ) -> None:
+        super().__init__(
+            model=model,  # pyright: ignore[reportArgumentType]
+            args=trainer_args(config, folder),
+            reward_funcs=[_no_reward],
+            train_dataset=Dataset.from_dict({"prompt": [""] * 1024}),
+            processing_class=placeholder_tokenizer(model),
+        )
+        self.remove_callback(PrinterCallback)
+        # Given to the constructor, beta would make TRL load a second model or a second adapter.
+        self.beta = config.slow.kl_coefficient
+        self.reference = reference
+        if reference is not None:
+            add_fused_lm_head(reference, temperature=config.sampling.temperature)
+            reference.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
+        self.padded_tokens = config.slow.tokens_per_micro_batch
+        self.linear_warmup = config.slow.warmup_steps
+        self.desk = desk
+        self.report: dict[str, float] | None = None
+        self.tallies: list[Tensor] = []
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        """Linear warm-up, then constant. The library's own gives the first step a rate of 0."""
+        chosen: Any = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = LambdaLR(
+            chosen,
+            lambda step: min(1.0, (step + 1) / max(1, self.linear_warmup)),
+        )
+        return self.lr_scheduler
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Park, then accumulate the gradient of one whole batch. TRL steps the optimizer after.
+
+        Raises:
+            TrainerError: loss or gradient is not finite; no weight has moved then.
+        """
+        samples = self.desk.exchange(self.report)
+        model.train()
+        device = self.accelerator.device
+        lengths = [len(s.prompt_ids) + len(s.completion_ids_T) for s in samples]
+        batches = [
+            {key: value.to(device) for key, value in collate([samples[i] for i in rows]).items()}
+            for rows in micro_batches(lengths, self.padded_tokens)
+        ]
+        if self.beta:
+            self._add_reference(model, batches)
+        self.tallies = []
+        loss = torch.zeros((), device=device)
+        for batch in batches:
+            part = self.compute_loss(model, batch)
+            self.accelerator.backward(part)
+            loss += part.detach()
+        norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if not (loss.isfinite() and norm.isfinite()):
+            raise TrainerError(
+                f"loss is {loss.item()} and gradient norm {norm.item()} on {len(samples)} samples;"
+                " the weights were left as they are. A lower slow.learning_rate may help"
+            )
+        self.report = {"loss": loss.item(), **_summary(self.tallies)}
+        return loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """TRL's loss of one micro-batch, its per-token values noted on the way."""
+        outputs: list[Any] = []
+
+        def observed(**kwargs: Any) -> Any:
+            outputs.append(model(**kwargs))
+            return outputs[-1]
+
+        loss = super().compute_loss(observed, inputs, return_outputs, num_items_in_batch)
+        self.tallies.append(_tally(outputs[0], inputs, self.epsilon_high))
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called by the library right after the optimizer step."""
+        if self.report is not None and "grad_norm" in logs:
+            self.report |= {key: float(logs[key]) for key in ("grad_norm", "learning_rate")}
+        super().log(logs, start_time)
+
+    def _add_reference(self, model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> None:
+        context = base_weights(model) if self.reference is None else contextlib.nullcontext()
+        scorer = model if self.reference is None else self.reference
+        with torch.no_grad(), context, self.accelerator.autocast():
+            for batch in batches:
+                ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+                mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+                labels = ids.masked_fill(mask == 0, -100)
+                width = batch["completion_ids"].shape[1]
+                labels[:, :-width] = -100
+                scored = scorer(
+                    input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True
+                )
+                batch["ref_per_token_logps"] = scored.log_probs[:, -width:]
+
+
+def _tally(output: Any, batch: dict[str, Tensor], cap: float) -> Tensor:
+    """Sums over a micro-batch's trained tokens, and last the largest ratio: see _summary."""
+    trained = batch["tool_mask"] != 0
+    width = trained.shape[1]
+    logps = output.log_probs[:, -width:].detach()[trained]
+    ratio = torch.exp(logps - batch["old_per_token_logps"][trained])
+    kl = torch.zeros_like(logps)
+    if "ref_per_token_logps" in batch:
+        gap = batch["ref_per_token_logps"][trained] - logps
+        kl = torch.exp(gap) - gap - 1
+    return torch.stack(
+        [
+            torch.ones_like(ratio).sum(),
+            output.entropy[:, -width:].detach()[trained].sum(),
+            ratio.sum(),
+            (ratio > cap).float().sum(),
+            kl.sum(),
+            ratio.max(),
+        ]
+    )
+
+
+def _summary(tallies: Sequence[Tensor]) -> dict[str, float]:
+    """Means over all trained tokens of a step."""
+    table = torch.stack([*tallies])
+    tokens, entropy, ratio, capped, kl = table[:, :-1].sum(dim=0).tolist()
+    return {
+        "tokens": tokens,
+        "entropy": entropy / tokens,
+        "ratio_mean": ratio / tokens,
+        "ratio_max": table[:, -1].max().item(),
+        "cap_fraction": capped / tokens,
+        "kl": kl / tokens,
+    }
+
+
+def _no_reward(prompts: Sequence[Any], **_: Any) -> list[float | None]:
+    """TRL wants a reward function; it is never called."""
+    return [0.0] * len(prompts)
+
+
+def placeholder_tokenizer(model: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of two words: TRL insists on one, and we have ids.
+
+    It bears the model's own special ids, or TRL would write other ones into its configuration.
+    """
+    declared = model.generation_config.eos_token_id
+    eos = declared[0] if isinstance(declared, list) else declared
+    eos = 0 if eos is None else eos
+    pad_id = model.config.get_text_config().pad_token_id
+    vocab = {"<eos>": eos} if pad_id in (None, eos) else {"<eos>": eos, "<pad>": pad_id}
+    words = Tokenizer(WordLevel(vocab, unk_token="<eos>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<eos>", pad_token=[*vocab][-1], unk_token="<eos>"
+    )

@@ -1,0 +1,113 @@
+"""The phrase book: operations, wordings, and the split into trained and held-out pairs."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from programs.micro import phrasebook
+from programs.micro.phrasebook import COURTESIES, OPERATIONS, VAGUE
+
+ops_lists = st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=3)
+digit_lists = st.lists(st.integers(0, 9), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("op", "expected"),
+    [
+        ("reverse", (0, 9, 1, 7, 4)),
+        ("sort_ascending", (0, 1, 4, 7, 9)),
+        ("sort_descending", (9, 7, 4, 1, 0)),
+        ("increment", (5, 8, 2, 0, 1)),
+        ("decrement", (3, 6, 0, 8, 9)),
+        ("double", (8, 4, 2, 8, 0)),
+        ("complement", (5, 2, 8, 0, 9)),
+        ("rotate_left", (7, 1, 9, 0, 4)),
+        ("rotate_right", (0, 4, 7, 1, 9)),
+        ("swap_ends", (0, 7, 1, 9, 4)),
+    ],
+)
+def test_each_operation_on_one_list(op: str, expected: tuple[int, ...]) -> None:
+    assert phrasebook.apply((op,), (4, 7, 1, 9, 0)) == expected
+
+
+def test_operations_apply_from_left_to_right() -> None:
+    assert phrasebook.apply(("rotate_left", "swap_ends"), (4, 7, 1, 9)) == (4, 1, 9, 7)
+    assert phrasebook.apply((), (4, 7, 1, 9)) == (4, 7, 1, 9)
+
+
+@given(ops_lists, digit_lists)
+def test_operations_keep_the_length_and_stay_digits(ops: list[str], digits: list[int]) -> None:
+    result = phrasebook.apply(ops, digits)
+    assert len(result) == len(digits)
+    assert set(result) <= set(range(10))
+
+
+def test_an_unknown_operation_is_refused_with_the_list_of_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'shuffle'.*reverse.*swap_ends"):
+        phrasebook.apply(("reverse", "shuffle"), (1, 2))
+
+
+@given(ops_lists, st.integers(0, 10_000))
+def test_parse_reads_back_what_phrase_wrote(ops: list[str], variant: int) -> None:
+    assert phrasebook.parse(phrasebook.phrase(ops, variant)) == tuple(ops)
+
+
+@given(ops_lists, st.integers(0, 10_000), st.sampled_from(COURTESIES))
+def test_parse_tolerates_case_space_and_courtesies(
+    ops: list[str], variant: int, courtesy: str
+) -> None:
+    text = courtesy.format(phrasebook.phrase(ops, variant))
+    assert phrasebook.parse(f"  {text.upper()}\n".replace(" ", "  ")) == tuple(ops)
+
+
+@pytest.mark.parametrize("text", [*VAGUE, "", "reverse", "reverse the digits, then dance."])
+def test_parse_understands_nothing_in_vague_or_foreign_text(text: str) -> None:
+    assert phrasebook.parse(text) is None
+
+
+def test_wordings_are_all_different() -> None:
+    every = [phrasebook.phrase((), i) for i in range(phrasebook.variants(()))]
+    for ops in [*((op,) for op in OPERATIONS), *phrasebook.pairs()]:
+        every += [phrasebook.phrase(ops, i) for i in range(phrasebook.variants(ops))]
+    assert len(set(every)) == len(every) == len(VAGUE) + 10 * 3 + 90 * 18
+
+
+def test_the_split_is_balanced_and_holds_out_both_orders() -> None:
+    trained, held_out = phrasebook.trained_pairs(), phrasebook.held_out_pairs()
+    assert (len(trained), len(held_out)) == (50, 40)
+    assert set(trained) | set(held_out) == set(phrasebook.pairs())
+    assert Counter(a for a, _ in trained) == Counter(dict.fromkeys(OPERATIONS, 5))
+    assert Counter(b for _, b in trained) == Counter(dict.fromkeys(OPERATIONS, 5))
+    assert all((b, a) in held_out for a, b in held_out)
+
+
+def test_hardly_any_held_out_pair_is_a_trained_function() -> None:
+    collapsing = [p for p in phrasebook.held_out_pairs() if phrasebook.collapses(p)]
+    assert len(collapsing) == 4
+    known = [
+        p
+        for p in phrasebook.held_out_pairs()
+        if any(phrasebook.equivalent(p, q) for q in phrasebook.trained_pairs())
+    ]
+    assert set(known) <= set(collapsing)
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        (("increment", "decrement"), True),
+        (("reverse", "sort_ascending"), True),
+        (("sort_descending", "reverse"), True),
+        (("sort_ascending", "increment"), False),
+        (("rotate_left", "swap_ends"), False),
+    ],
+)
+def test_pairs_that_collapse_to_less(pair: tuple[str, str], expected: bool) -> None:
+    assert phrasebook.collapses(pair) is expected
+
+
+def test_commuting_pairs_are_equivalent() -> None:
+    assert phrasebook.equivalent(("increment", "reverse"), ("reverse", "increment"))
+    assert not phrasebook.equivalent(("increment", "double"), ("double", "increment"))
