@@ -1,4 +1,7 @@
-"""Small charts as SVG text: no script, colours from the page's CSS variables. Pure functions."""
+"""Numbers for people: as text, and as small SVG charts in the colours of the page's CSS.
+
+Pure functions; no script, nothing loaded.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,20 @@ def number(value: float) -> str:
     return f"{value:.2g}"
 
 
+def percent(value: float) -> str:
+    """``0.973`` → ``97.3%``; scores outside 0..1 stay numbers."""
+    return f"{100 * value:.1f}%" if 0 <= value <= 1 else number(value)
+
+
+def duration(seconds: float) -> str:
+    """``65`` → ``1 min 5 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def line_chart(series: Sequence[Series], *, title: str, x: str, unit_interval: bool) -> str:
     """Lines and dots over a common x axis.
 
@@ -102,7 +119,8 @@ def lineage(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _positive(value: float) -> float:
-    return value if value > 0 else 1.0
+    """The end of an axis that begins at 0: 1 where there is nothing to see otherwise."""
+    return value if value > 1e-12 else 1.0
 
 
 def _y_axis(values: Sequence[float], unit_interval: bool) -> Axis:
@@ -123,7 +141,8 @@ def _grid(x_axis: Axis, y_axis: Axis, label: str) -> str:
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         out.append(
-            f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>'
+            f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{number(tick)}</text>"
         )
     for tick in x_axis.ticks:
         out.append(

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from experiments.charts import Point, Series, line_chart, lineage, number
+from experiments.charts import duration, lineage, number, percent
+from experiments.report_learning import charts, cycles, family, path_to
 from fst_agents.run_dir import RunDir
 from fst_agents.tracking.mlflow_tracker import url_hint
 from fst_agents.tracking.spool import Spool
 from fst_agents.types import Outcome, Rollout
 
-COLORS = ("c1", "c2", "c3", "c4", "c5", "c6")
 SAMPLED = 3
 """Rollouts shown from each end of the last step."""
 CELLS = (
@@ -45,14 +43,6 @@ class Cell:
     score: str
     interval: str
     share: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    title: str
-    about: str
-    svg: Markup
-    legend: tuple[Series, ...]
 
 
 def write_report(run_dir: Path) -> Path:
@@ -81,6 +71,8 @@ def context(run: RunDir) -> dict[str, Any]:
     """Everything the template shows."""
     config, lines, records = run.config(), run.metrics(), run.populations()
     result = run.result() if run.finished else None
+    known = family(records)
+    champion = records[-1]["champion"] if records else ""
     files = run.rollout_files()
     return {
         "config": config,
@@ -91,20 +83,16 @@ def context(run: RunDir) -> dict[str, Any]:
         "grid": grid(result) if result is not None else None,
         "headline": headline(result),
         "tiles": tiles(result, lines),
-        "charts": [c for c in charts(lines) if c.svg],
+        "charts": charts(lines, records),
         "lineage": Markup(lineage(records)),
-        "cycles": cycles(records),
+        "path": path_to(champion, known),
+        "cycles": cycles(records, known),
         "outcomes": outcomes(run, files),
         "samples": samples(run, files),
-        "spend": spend(run, lines),
+        "spend": spend(result, lines),
         "totals": totals(run),
         "mlflow": mlflow_hint(run),
     }
-
-
-def percent(value: float) -> str:
-    """``0.973`` → ``97.3 %``; scores outside 0..1 stay numbers."""
-    return f"{100 * value:.1f} %" if 0 <= value <= 1 else number(value)
 
 
 def grid(result: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
@@ -171,97 +159,6 @@ def tiles(
     return out
 
 
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-    )
-
-
-def charts(lines: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """The learning curve, the reward of each candidate and the KL, all against rollouts."""
-    learning = (
-        Series("slow step: mean reward", curve(lines, "slow/reward"), "c1", "both"),
-        Series("fast phase: best instruction", curve(lines, "fast/best_mean"), "c2", "dots"),
-        Series("fast phase: seed instruction", curve(lines, "fast/seed_mean"), "rest", "dots"),
-    )
-    kl = (Series("KL to the base model", curve(lines, "slow/kl"), "c3", "both"),)
-    shown = (
-        ("Learning curve", "Reward of the training rollouts as they are spent.", learning, True),
-        (
-            "Reward by instruction",
-            "Each line is one instruction during slow steps.",
-            by_candidate(lines),
-            True,
-        ),
-        ("Distance from the base model", "KL divergence per token, in nats.", kl, False),
-    )
-    return [
-        Chart(title, about, Markup(svg), tuple(s for s in series if s.points))
-        for title, about, series, unit in shown
-        if (svg := line_chart(series, title=title, x="rollouts spent", unit_interval=unit))
-    ]
-
-
-def curve(lines: Iterable[Mapping[str, Any]], name: str) -> tuple[Point, ...]:
-    """(rollouts, value) wherever a metric was measured."""
-    found = ((float(e["rollouts"]), e["metrics"].get(name)) for e in lines)
-    return tuple((x, float(y)) for x, y in found if y is not None)
-
-
-def by_candidate(lines: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
-    """A series per candidate; those that lived longest get the colours."""
-    prefix = "slow/reward/"
-    names = dict.fromkeys(n for e in lines for n in e["metrics"] if n.startswith(prefix))
-    curves = {name: curve(lines, name) for name in names}
-    ranked = sorted(curves, key=lambda name: -len(curves[name]))
-    color = dict(zip(ranked, COLORS, strict=False))
-    return tuple(
-        Series(name.removeprefix(prefix)[:6], curves[name], color.get(name, "rest"), "both")
-        for name in reversed(ranked)
-    )
-
-
-def cycles(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per cycle the candidates, best first, each text compared with its parent's if known."""
-    known: dict[str, Mapping[str, str]] = {}
-    out: list[dict[str, Any]] = []
-    for record in records:
-        rows: list[dict[str, Any]] = []
-        for c in record["candidates"]:
-            parent = next((known[p] for p in c["parents"] if p in known), None)
-            new = c["id"] not in known
-            texts = {
-                name: compared(parent.get(name, ""), text) if new and parent is not None else text
-                for name, text in c["instructions"].items()
-            }
-            mean = None if c["mean"] is None else float(c["mean"])
-            rows.append({**c, "mean": mean, "new": new, "texts": texts})
-        known |= {c["id"]: c["instructions"] for c in record["candidates"]}
-        rows.sort(key=lambda row: math.inf if row["mean"] is None else -row["mean"])
-        out.append({**record, "rows": rows})
-    return out
-
-
-def compared(before: str, after: str) -> Markup:
-    """``after`` with the words that are new marked, and those that went struck out."""
-    old, new = re.split(r"(\s+)", before), re.split(r"(\s+)", after)
-    out = Markup()
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            out += escape("".join(new[c:d]))
-            continue
-        gone, come = "".join(old[a:b]), "".join(new[c:d])
-        out += Markup("<del>{}</del>").format(gone) if gone.strip() else Markup()
-        out += Markup("<ins>{}</ins>").format(come) if come else Markup()
-    return out
-
-
 def outcomes(run: RunDir, files: Sequence[Path]) -> dict[str, Any]:
     """How rollouts ended, counted by the phase that ran them."""
     phases = {"step": "slow", "eval": "evaluation"}
@@ -278,33 +175,38 @@ def outcomes(run: RunDir, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{number(part)} ({100 * part / whole:.1f} %)" if part else "0"
+    return f"{number(part)} ({100 * part / whole:.1f}%)" if part else "0"
 
 
-def samples(run: RunDir, files: Sequence[Path]) -> list[tuple[str, list[Rollout]]]:
-    """The best and the worst scored rollouts of the last slow step (or of the last file)."""
+def samples(run: RunDir, files: Sequence[Path]) -> tuple[str, list[tuple[str, list[Rollout]]]]:
+    """The best and the worst of the last slow step (or file) whose scores differ at all."""
     steps = [file for file in files if file.name.startswith("step-")]
-    if not files:
-        return []
-    rollouts = [r for r in run.rollouts((steps or list(files))[-1]) if r.score is not None]
-    rollouts.sort(key=lambda r: r.score if r.score is not None else 0.0)
-    count = min(SAMPLED, len(rollouts) // 2)
-    return [("Best", rollouts[::-1][:count]), ("Worst", rollouts[:count])] if count else []
+    for file in reversed(steps or list(files)):
+        scored = [(r.score, r) for r in run.rollouts(file) if r.score is not None]
+        scored.sort(key=lambda pair: pair[0])
+        if scored and scored[0][0] < scored[-1][0]:
+            ranked, count = [r for _, r in scored], min(SAMPLED, len(scored) // 2)
+            return file.stem, [("Best", ranked[::-1][:count]), ("Worst", ranked[:count])]
+    return "", []
 
 
-def spend(run: RunDir, lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Rows (what, [fast, slow, evaluation]) of what each phase has cost."""
+def spend(
+    result: Mapping[str, Any] | None, lines: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, list[str]]]:
+    """Rows (what, [fast, slow, evaluation]) of what each phase has cost; — where not measured."""
     phases = ("fast", "slow", "eval")
-    rollouts = dict.fromkeys(phases, 0.0)
-    seconds = dict.fromkeys(phases, 0.0)
+    rollouts, seconds = dict[str, float](), dict[str, float]()
     before = {"rollouts": 0, "seconds": 0.0}
     for line in lines:
-        rollouts[line["phase"]] += line["rollouts"] - before["rollouts"]
-        seconds[line["phase"]] += line["seconds"] - before["seconds"]
+        phase = line["phase"]
+        rollouts[phase] = rollouts.get(phase, 0) + line["rollouts"] - before["rollouts"]
+        seconds[phase] = seconds.get(phase, 0.0) + line["seconds"] - before["seconds"]
         before = line
+    if result is not None:
+        rollouts |= result["rollouts"]
     return [
-        ("rollouts", [number(rollouts[p]) for p in phases]),
-        ("time", [duration(seconds[p]) for p in phases]),
+        ("rollouts", [number(rollouts[p]) if p in rollouts else "—" for p in phases]),
+        ("time", [duration(seconds[p]) if p in seconds else "—" for p in phases]),
     ]
 
 

@@ -210,7 +210,10 @@ def _samples(problem: _Problem, problems: int, weighting: Weighting) -> list[Tra
 
 
 def _merged(turns: Sequence[_Turn], weight: float) -> list[TrainingSample]:
-    """One sample per run of calls that continue one another."""
+    """One sample per run of calls that continue one another.
+
+    Calls of one predictor in one rollout carry one advantage, so nothing is lost.
+    """
     samples: list[TrainingSample] = []
     last: dict[str, int] = {}
     for turn in turns:
@@ -231,7 +234,7 @@ def _extended(sample: TrainingSample, turn: _Turn) -> TrainingSample | None:
     the policy: mask 0, log-probability 0.0.
     """
     call, seen = turn.call, sample.prompt_ids + sample.completion_ids_T
-    if turn.advantage != sample.advantage or call.prompt_ids[: len(seen)] != seen:
+    if call.prompt_ids[: len(seen)] != seen:
         return None
     bridge = call.prompt_ids[len(seen) :]
     return replace(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fst_agents.errors import ConfigError
 
@@ -236,15 +236,19 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
 
-    @model_validator(mode="after")
-    def _groups_divide(self) -> RunConfig:
-        if self.slow.group_size % self.fast.population:
-            raise ValueError(
-                f"fast.population: K must divide slow.group_size (G); got K = "
-                f"{self.fast.population}, G = {self.slow.group_size}; "
-                f"use K in {[k for k in range(1, 17) if self.slow.group_size % k == 0]}"
-            )
-        return self
+
+def read(path: Path) -> dict[str, Any]:
+    """The raw content of a run file.
+
+    Raises:
+        ConfigError: no such file, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such run file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as TOML: {error}") from error
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -253,27 +257,70 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: with every problem of the file and the overrides at once.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such run file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as TOML: {error}") from error
-    return parse(data, overrides)
+    return parse(read(path), overrides)
 
 
 def parse(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """Validate a mapping as :func:`load` validates a file."""
+    config, problems = examine(data, overrides)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def examine(
+    data: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> tuple[RunConfig, list[str]]:
+    """The configuration and all that is wrong with it, one line per problem.
+
+    Where a value is wrong its default stands in, so that the rest can be examined further.
+    """
     merged: dict[str, Any] = json.loads(json.dumps(data, default=str))
     problems = [p for text in overrides if (p := _override(merged, text))]
     try:
         config = RunConfig.model_validate(merged)
     except ValidationError as error:
         problems += [_line(e) for e in error.errors()]
-        raise ConfigError(problems) from None
-    if problems:
-        raise ConfigError(problems)
-    return config
+        for e in error.errors():
+            _remove(merged, e["loc"])
+        config = RunConfig.model_validate(merged)
+    return config, problems + _conflicts(config)
+
+
+def _conflicts(config: RunConfig) -> list[str]:
+    """What is wrong between keys that are right by themselves."""
+    fast, slow, problems = config.fast, config.slow, list[str]()
+    if slow.group_size % fast.population:
+        divisors = [k for k in range(1, slow.group_size + 1) if slow.group_size % k == 0]
+        problems.append(
+            f"fast.population: K must divide slow.group_size (G); got K = {fast.population}, "
+            f"G = {slow.group_size}; use K in {divisors}"
+        )
+    anchor = slow.batch_size * slow.steps_per_cycle
+    if config.arm != "rl" and fast.rollouts < (fast.population + 1) * anchor:
+        problems.append(
+            f"fast.rollouts: got {fast.rollouts}, but scoring K = {fast.population} members and "
+            f"one proposal on the anchor set of {anchor} problems costs "
+            f"{(fast.population + 1) * anchor}; raise it, or lower fast.population, "
+            "slow.batch_size or slow.steps_per_cycle"
+        )
+    if config.task.train_size < slow.batch_size:
+        problems.append(
+            f"slow.batch_size: got {slow.batch_size}, but task.train_size is "
+            f"{config.task.train_size}; lower the one or raise the other"
+        )
+    return problems
+
+
+def _remove(data: dict[str, Any], where: Sequence[int | str]) -> None:
+    """Take the value at ``where`` out of nested mappings, with the list it may stand in."""
+    for key in where[:-1]:
+        inner = data.get(str(key))
+        if not isinstance(inner, dict):
+            data.pop(str(key), None)
+            return
+        data = inner
+    data.pop(str(where[-1]), None)
 
 
 def _override(data: dict[str, Any], text: str) -> str | None:

@@ -113,7 +113,7 @@ class RunDir:
         run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            run._refuse_occupied()
+            run.refuse_occupied()
             with (path / "run.toml").open("x", encoding="utf-8") as file:
                 file.write(tomlkit.dumps(_without_none(public_config(config))))
         except OSError as error:
@@ -242,12 +242,13 @@ class RunDir:
         """The rollouts of one of :meth:`rollout_files`, one at a time."""
         return (from_json(Rollout, line) for line in _lines(file))
 
-    def _refuse_occupied(self) -> None:
+    def refuse_occupied(self) -> None:
+        """Raise :class:`RunDirError` unless the folder is absent or empty."""
         if self.finished:
             what = "holds a finished run, which is never overwritten"
         elif (self.path / "run.toml").exists():
             what = "holds an unfinished run, which is left as it is"
-        elif any(self.path.iterdir()):
+        elif self.path.exists() and any(self.path.iterdir()):
             what = "is not empty and is no run directory"
         else:
             return

@@ -109,6 +109,7 @@ def trainer_args(config: RunConfig, folder: Path, **other: Any) -> GRPOConfig:
         "num_generations": 2,
         "gradient_accumulation_steps": 1,
         "bf16": config.policy.dtype == "bfloat16",
+        "use_cpu": not torch.accelerator.is_available(),
         "gradient_checkpointing": False,
         "disable_dropout": True,
         "router_aux_loss_coef": 0.0,

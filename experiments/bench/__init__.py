@@ -1,0 +1,12 @@
+"""Benchmarks: each prints a ratio against a peer measured in the same run, in interleaved pairs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from experiments.bench import rollouts, slow_step
+
+BENCHES: dict[str, Callable[[int], dict[str, Any]]] = {
+    "rollouts": rollouts.run_vllm,
+    "rollouts-local": rollouts.run_local,
+    "slow-step": lambda pairs: slow_step.run(pairs),
+}

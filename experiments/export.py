@@ -1,0 +1,82 @@
+"""``fst export``: what ships, loadable without this package's training side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from experiments.evaluate import final_policy
+from fst_agents.errors import RunDirError
+from fst_agents.run_dir import RunDir
+
+CARD = """# {task}, tuned by fast-slow training
+
+| | |
+|---|---|
+| arm | {arm}, seed {seed} |
+| base model | `{model}` |
+| weights | {weights} |
+| score on held-out problems | {scores} |
+| KL to the base model | {kl} |
+
+## Instructions
+
+{instructions}
+
+## Use it
+
+Serve the weights, then load the program:
+
+```sh
+{serve}
+```
+
+```python
+program = YourProgram()
+program.load("program.json")
+```
+"""
+
+
+def export(run_dir: Path, out: Path) -> dict[str, Any]:
+    """Copy a finished run's result into a new folder, with a card.
+
+    Raises:
+        RunDirError: the run has not finished, or ``out`` exists.
+    """
+    run = RunDir.open(run_dir)
+    policy, result = final_policy(run), run.result()
+    if out.exists():
+        raise RunDirError(f"{out}: exists already; name a new folder")
+    shutil.copytree(run.result_folder, out)
+    serve = _serve_command(run.config().policy.model, out, policy.adapter, policy.weights)
+    trained = policy.adapter or policy.weights
+    text = CARD.format(
+        task=result["task"],
+        arm=result["arm"],
+        seed=result["seed"],
+        model=run.config().policy.model,
+        weights=f"`{trained.name}/`" if trained else "unchanged",
+        scores=json.dumps(result["scores"]),
+        kl=result["kl"],
+        instructions="\n\n".join(f"**{n}**\n\n> {t}" for n, t in result["instructions"].items()),
+        serve=serve,
+    )
+    (out / "README.md").write_text(text, encoding="utf-8")
+    return {
+        "folder": str(out),
+        "files": sorted(str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()),
+        "serve": serve,
+    }
+
+
+def _serve_command(model: str, out: Path, adapter: Path | None, weights: Path | None) -> str:
+    if adapter is not None:
+        rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+        return (
+            f"vllm serve {model} --enable-lora --max-lora-rank {max(8, rank)} "
+            f"--lora-modules tuned={out / 'adapter'}"
+        )
+    return f"vllm serve {out / 'weights' if weights is not None else model}"

@@ -1,0 +1,47 @@
+"""One run from one configuration: what ``fst train`` and ``fst demo`` do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.progress import Bar
+from experiments.report import write_report
+from experiments.tasks import build_task, model_path
+from fst_agents.config import RunConfig
+from fst_agents.types import Policy
+from optimizers.arms import ARM_CLASSES
+from optimizers.reflection import build_reflection
+
+
+def train(config: RunConfig, console: Console) -> dict[str, Any]:
+    """Run an arm on a task; returns the JSON object of the run, its report's path included.
+
+    Raises:
+        FstError: see :meth:`optimizers.arms.FastSlow.compile`.
+    """
+    task = build_task(config)
+    reflection = None
+    if config.arm != "rl":
+        reflection = build_reflection(
+            config.fast.reflection_lm, config.fast.reflection_args, task.offline
+        )
+    with Bar(console) as bar:
+        optimizer = ARM_CLASSES[config.arm](
+            metric=task.metric,
+            policy=Policy(model_path(config.policy.model)),
+            reflection_lm=reflection,
+            config=config,
+            adapter=task.adapter if config.policy.model == "micro" else None,
+            eval_metric=task.eval_metric,
+            skills=task.skills,
+            observer=bar,
+        )
+        tuned = optimizer.compile(task.program, trainset=task.trainset, valset=task.valset)
+    summary: dict[str, Any] = tuned.fst.summary
+    report = write_report(Path(summary["run_dir"]))
+    return {**summary, "report": str(report)}
+
+

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fst_agents.errors import ServingError
+from fst_agents.serving import guardian
+from fst_agents.serving.vllm_host import VllmHost
+from fst_agents.serving.vllm_process import (
+    ServerSettings,
+    VllmServer,
+    choose_port,
+    command,
+    environment,
+    served_rank,
+)
+from fst_agents.types import Policy, Sampling
+
+FAMILY = (
+    "import subprocess, sys, time;"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+    "print(child.pid, flush=True); time.sleep(600)"
+)
+"""A server with one worker, whose pid it prints."""
+
+
+def settings(folder: Path, model: str = "m", **changes: Any) -> ServerSettings:
+    options: dict[str, Any] = {"accelerator": False, **changes}
+    return ServerSettings(model, folder, **options)
+
+
+def gone(pid: int, within: float = 15.0) -> bool:
+    deadline = time.monotonic() + within
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not psutil.pid_exists(pid)
+
+
+def guarded(scratch: Path) -> tuple[subprocess.Popen[str], int]:
+    """A guardian over :data:`FAMILY`, and the pid of the worker."""
+    process = subprocess.Popen(
+        [sys.executable, guardian.__file__, str(scratch), sys.executable, "-c", FAMILY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def test_the_command_line_has_what_exact_logprobs_need_and_no_key(tmp_path: Path) -> None:
+    line = " ".join(command(settings(tmp_path, lora_rank=9, extra_args=("--x",)), "n", 5))
+    for part in (
+        "--model m --host 127.0.0.1 --port 5 --served-model-name n",
+        "--generation-config vllm --logprobs-mode processed_logprobs",
+        "--worker-extension-cls fst_agents.serving.vllm_worker.SyncExtension",
+        "--enable-lora --max-lora-rank 16",
+        "--no-enable-chunked-prefill",
+    ):
+        assert part in line
+    assert line.endswith("--x")
+    assert "api-key" not in line
+    assert environment(tmp_path, "secret")["VLLM_API_KEY"] == "secret"
+
+
+def test_without_adapters_the_server_is_not_told_of_them(tmp_path: Path) -> None:
+    assert "--enable-lora" not in command(settings(tmp_path), "n", 5)
+
+
+def test_an_accelerator_has_its_own_flags(tmp_path: Path) -> None:
+    line = command(settings(tmp_path, accelerator=True), "n", 5)
+    assert "--gpu-memory-utilization" in line
+    assert "--enforce-eager" not in line
+
+
+@pytest.mark.parametrize(("rank", "served"), [(1, 1), (2, 8), (8, 8), (33, 64)])
+def test_a_rank_is_served_by_the_next_that_vllm_has(rank: int, served: int) -> None:
+    assert served_rank(rank) == served
+
+
+def test_a_rank_beyond_vllm_is_refused() -> None:
+    with pytest.raises(ServingError, match="513"):
+        served_rank(513)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServingError, match=str(port)):
+            choose_port(port)
+    assert choose_port(port) == port
+
+
+def test_cutting_the_lifeline_ends_server_and_worker(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process, worker = guarded(scratch)
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(timeout=20)
+    assert gone(worker)
+    assert not scratch.exists()
+
+
+def test_a_killed_server_leaves_no_worker(tmp_path: Path) -> None:
+    process, worker = guarded(tmp_path / "none")
+    os.kill(psutil.Process(worker).ppid(), signal.SIGKILL)
+    assert process.wait(timeout=20) == -signal.SIGKILL % 256
+    assert gone(worker)
+
+
+def test_a_killed_owner_leaves_no_server(tmp_path: Path) -> None:
+    """The owner is a process of its own, killed without a chance to clean up."""
+    code = (
+        "import subprocess, sys, time;"
+        f"p = subprocess.Popen([sys.executable, {guardian.__file__!r}, {str(tmp_path)!r},"
+        f" sys.executable, '-c', {FAMILY!r}], stdin=subprocess.PIPE, start_new_session=True);"
+        "time.sleep(600)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    worker = int(owner.stdout.readline())
+    family = [worker, psutil.Process(worker).ppid()]
+    owner.kill()
+    owner.wait()
+    assert all(gone(pid) for pid in family)
+
+
+@pytest.fixture(scope="module")
+def host(tied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmHost]:
+    folder = tmp_path_factory.mktemp("run")
+    host = VllmHost.start(Policy(str(tied)), settings(folder, str(tied)))
+    yield host
+    host.close()
+
+
+@pytest.mark.vllm
+def test_a_server_that_dies_early_says_why(tmp_path: Path) -> None:
+    before = set(psutil.pids())
+    with pytest.raises(ServingError, match="--no-such-flag"):
+        VllmServer(settings(tmp_path, str(tmp_path), extra_args=("--no-such-flag",)))
+    left = [p for p in psutil.process_iter() if p.pid not in before]
+    assert not [p for p in left if str(tmp_path) in " ".join(p.cmdline())]
+
+
+@pytest.mark.vllm
+def test_a_running_server_can_be_attached(host: VllmHost, tied: Path) -> None:
+    assert host.server is not None
+    other = VllmHost.attach(host.server.url, Policy(str(tied)), api_key=host.server.key)
+    completion = other.submit((1, 2), Sampling(max_tokens=3)).result(timeout=30)
+    assert len(completion.token_ids) == 3
+    assert other.context_length == host.context_length
+    other.close()
+    assert host.server.death() is None
+
+
+@pytest.mark.vllm
+def test_a_wrong_key_cannot_attach(host: VllmHost, tied: Path) -> None:
+    assert host.server is not None
+    with pytest.raises(ServingError, match="401"):
+        VllmHost.attach(host.server.url, Policy(str(tied)), api_key="wrong")
+
+
+@pytest.mark.vllm
+def test_the_key_is_in_no_command_line_and_no_log(host: VllmHost) -> None:
+    server = host.server
+    assert server is not None
+    lines = [" ".join(psutil.Process(pid).cmdline()) for pid in server.pids()]
+    assert server.key not in "\n".join([*lines, server.log.read_text()])
+
+
+@pytest.mark.vllm
+def test_a_server_killed_in_flight_fails_its_requests_at_once(host: VllmHost) -> None:
+    """Stands last: it takes the module's server with it."""
+    assert host.server is not None
+    pids = host.server.pids()
+    futures = [host.submit((i, 1), Sampling(max_tokens=200)) for i in range(64)]
+    (engine,) = [p for p in map(psutil.Process, pids) if "VLLM::EngineCore" in p.name()]
+    engine.kill()
+    start = time.monotonic()
+    for future in futures:
+        with pytest.raises(ServingError):
+            future.result(timeout=20)
+    assert time.monotonic() - start < 15
+    with pytest.raises(ServingError):
+        host.update(Policy(host.policy.model, version=1))
+    host.close()
+    assert all(gone(pid) for pid in pids)
