@@ -131,4 +131,3 @@ def _run_dir(config: RunConfig) -> None:
     path = config.run_dir
     if path is not None and path.exists():
         RunDir(Path(path)).refuse_occupied()
-

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last 
 
 
 @contextlib.contextmanager
-def command(as_json: bool) -> Iterator[dict[str, Any]]:
+def command(as_json: bool) -> Generator[dict[str, Any]]:
     """What every command shares: exit codes, a clean standard output, the JSON line."""
     result: dict[str, Any] = {}
     quiet_libraries()
@@ -166,7 +166,9 @@ def report(run_dir: RunFolder, as_json: Json = False) -> None:
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="'micro', a model folder or name, or a run.")],
-    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; a free one if absent.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port on 127.0.0.1; a free one if absent.")
+    ] = None,
 ) -> None:
     """The guarded vLLM server by itself, until Ctrl-C."""
     from experiments.serve import serve_until_interrupted

@@ -75,9 +75,8 @@ def _broken_torch_extras() -> list[Finding]:
     if torch.version.cuda is not None:
         return []
     present = [n for n in ("torchvision", "torchaudio", "torchcodec") if _is_installed(n)]
-    return [
-        Finding(name, False, "built for CUDA, torch is a CPU build: uninstall it") for name in present
-    ]
+    fault = "built for CUDA, torch is a CPU build: uninstall it"
+    return [Finding(name, False, fault) for name in present]
 
 
 def _is_installed(name: str) -> bool:
@@ -87,4 +86,3 @@ def _is_installed(name: str) -> bool:
 def _memory() -> float:
     pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**30 if pages else float("nan")
-

@@ -45,6 +45,10 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        self._say(f"[dim]{text}[/]")
+
     def begin(self, phases: Sequence[Phase], config: RunConfig) -> None:
         """The plan is known: the bar gets its length."""
         self._step_rollouts = slow_step_rollouts(config)

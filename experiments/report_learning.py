@@ -30,9 +30,9 @@ class Chart:
 def charts(lines: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The learning curve, the reward of each candidate and the KL, all against rollouts."""
     learning = (
+        Series("fast phase: where it began", curve(lines, "fast/seed_mean"), "rest", "dots"),
         Series("slow step: mean reward", curve(lines, "slow/reward"), "c1", "both"),
         Series("fast phase: best instruction", curve(lines, "fast/best_mean"), "c2", "dots"),
-        Series("fast phase: seed instruction", curve(lines, "fast/seed_mean"), "rest", "dots"),
     )
     kl = (Series("KL to the base model", curve(lines, "slow/kl"), "c3", "both"),)
     shown = (
@@ -46,10 +46,16 @@ def charts(lines: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, An
         ("Distance from the base model", "KL divergence per token, in nats.", kl, False),
     )
     return [
-        Chart(title, about, Markup(svg), tuple(s for s in series if s.points))
+        Chart(title, about, Markup(svg), _legend(series))
         for title, about, series, unit in shown
         if (svg := line_chart(series, title=title, x="rollouts spent", unit_interval=unit))
     ]
+
+
+def _legend(series: Sequence[Series]) -> tuple[Series, ...]:
+    """One entry per name that is drawn, grey ones last."""
+    drawn = {s.name: s for s in series if s.points}
+    return tuple(sorted(drawn.values(), key=lambda s: s.color == "rest"))
 
 
 def curve(lines: Iterable[Mapping[str, Any]], name: str) -> tuple[Point, ...]:
@@ -61,17 +67,19 @@ def curve(lines: Iterable[Mapping[str, Any]], name: str) -> tuple[Point, ...]:
 def by_candidate(
     lines: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
 ) -> tuple[Series, ...]:
-    """A series per candidate, oldest first; those that lived longest get the colours."""
+    """A series per candidate; those that lived longest get a colour and a name."""
     prefix = "slow/reward/"
     names = dict.fromkeys(n for e in lines for n in e["metrics"] if n.startswith(prefix))
     curves = {name.removeprefix(prefix): curve(lines, name) for name in names}
     texts = {
         c["id"]: " · ".join(c["instructions"].values()) for r in records for c in r["candidates"]
     }
-    colors = dict(zip(sorted(curves, key=lambda c: -len(curves[c])), COLORS, strict=False))
-    return tuple(
-        Series(f"{c[:6]} {shorten(texts.get(c, ''), 70)}", points, colors.get(c, "rest"), "both")
-        for c, points in curves.items()
+    longest = sorted(curves, key=lambda c: -len(curves[c]))[: len(COLORS)]
+    others = [Series("others", points, "rest") for c, points in curves.items() if c not in longest]
+    shown = [(c, points) for c, points in curves.items() if c in longest]
+    return *others, *(
+        Series(f"{c[:6]} {shorten(texts.get(c, ''), 70)}", points, color, "both")
+        for (c, points), color in zip(shown, COLORS, strict=False)
     )
 
 
@@ -154,14 +162,21 @@ def _mean(scores: Mapping[str, Any]) -> float | None:
 
 
 def compared(before: str, after: str) -> Markup:
-    """``after`` with the words that are new marked, and those that went struck out."""
-    old, new = re.split(r"(\s+)", before), re.split(r"(\s+)", after)
+    """``after`` with the words that are new marked, and those that went struck out.
+
+    A text of which less than half stayed is new altogether: marks would only confuse.
+    """
+    old, new = (re.findall(r"\s*\S+", text) for text in (before, after))
+    words = [token.strip() for token in old], [token.strip() for token in new]
+    matcher = difflib.SequenceMatcher(None, *words, autojunk=False)
+    if matcher.ratio() < 0.5:
+        return escape(after)
     out = Markup()
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            out += escape("".join(new[c:d]))
-            continue
+    for kind, a, b, c, d in matcher.get_opcodes():
         gone, come = "".join(old[a:b]), "".join(new[c:d])
-        out += Markup("<del>{}</del>").format(gone) if gone.strip() else Markup()
+        if kind == "equal":
+            out += escape(come)
+            continue
+        out += Markup("<del>{}</del>").format(gone) if gone else Markup()
         out += Markup("<ins>{}</ins>").format(come) if come else Markup()
     return out

@@ -39,9 +39,7 @@ def train(config: RunConfig, console: Console) -> dict[str, Any]:
             skills=task.skills,
             observer=bar,
         )
-        tuned = optimizer.compile(task.program, trainset=task.trainset, valset=task.valset)
+        tuned: Any = optimizer.compile(task.program, trainset=task.trainset, valset=task.valset)
     summary: dict[str, Any] = tuned.fst.summary
     report = write_report(Path(summary["run_dir"]))
     return {**summary, "report": str(report)}
-
-

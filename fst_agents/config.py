@@ -268,9 +268,7 @@ def parse(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
-def examine(
-    data: Mapping[str, Any], overrides: Sequence[str] = ()
-) -> tuple[RunConfig, list[str]]:
+def examine(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
     """The configuration and all that is wrong with it, one line per problem.
 
     Where a value is wrong its default stands in, so that the rest can be examined further.

@@ -17,12 +17,9 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from fst_agents.dspy_bridge import (
-    RolloutRecorder,
-    RolloutTimeout,
-    RunnableProgram,
-    policy_lm,
-)
+from fst_agents.dspy_bridge import RunnableProgram
+from fst_agents.dspy_engine import RolloutTimeout, policy_lm
+from fst_agents.dspy_recorder import RolloutRecorder
 from fst_agents.errors import ProgramError, ServingError
 from fst_agents.population import allocate
 from fst_agents.scoring import Metric, MetricError, Scorer
@@ -215,9 +212,7 @@ def _run(module: dspy.Module, inputs: dict[str, Any]) -> tuple[Any, Exception | 
     return prediction, None
 
 
-def _outcome(
-    error: Exception | None, calls: Sequence[Call], recorder: RolloutRecorder
-) -> Outcome:
+def _outcome(error: Exception | None, calls: Sequence[Call], recorder: RolloutRecorder) -> Outcome:
     """Attribute a failure once, to the boundary it crossed.
 
     Raises:

@@ -16,8 +16,6 @@ JSON, TOML and safetensors only; nothing is pickled. Numbers JSON lacks are the 
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,34 +24,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import pydantic_core
 import tomlkit
 from pydantic import TypeAdapter, ValidationError
 
 from fst_agents.config import RunConfig, load
 from fst_agents.errors import RunDirError
+from fst_agents.json_files import append_lines, read_json, read_lines, to_json, write_json
 from fst_agents.redaction import public_config
 from fst_agents.types import Population, Rollout, RunState
 
 Phase = Literal["slow", "fast", "eval"]
 Noun = TypeVar("Noun")
-
-
-def to_json(value: Any) -> Any:
-    """Plain JSON values (dict, list, str, number, bool, None) of any of the nouns."""
-    return json.loads(dumps(value))
-
-
-def dumps(value: Any) -> bytes:
-    """:func:`to_json` as UTF-8 text on one line."""
-    try:
-        return pydantic_core.to_json(
-            value, fallback=_plain, inf_nan_mode="strings", bytes_mode="base64"
-        )
-    except pydantic_core.PydanticSerializationError:
-        # Lone surrogates, which UTF-8 does not have and \u escapes do.
-        plain = pydantic_core.to_jsonable_python(value, fallback=_plain, bytes_mode="base64")
-        return json.dumps(json.loads(json.dumps(plain), parse_constant=str)).encode()
 
 
 def from_json(noun: type[Noun], data: Any) -> Noun:
@@ -112,8 +93,8 @@ class RunDir:
         """
         run = cls(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
             run.refuse_occupied()
+            path.mkdir(parents=True, exist_ok=True)
             with (path / "run.toml").open("x", encoding="utf-8") as file:
                 file.write(tomlkit.dumps(_without_none(public_config(config))))
         except OSError as error:
@@ -188,13 +169,13 @@ class RunDir:
     ) -> None:
         """One line of ``metrics.jsonl``. ``rollouts`` and ``seconds`` are totals of the run."""
         line = {"step": step, "phase": phase, "rollouts": rollouts, "seconds": seconds}
-        _append(self.path / "metrics.jsonl", [{**line, "metrics": dict(metrics)}])
+        append_lines(self.path / "metrics.jsonl", [{**line, "metrics": dict(metrics)}])
 
     def add_rollouts(self, where: int | str, rollouts: Iterable[Rollout]) -> Path:
         """Append to ``rollouts/step-NNNNN.jsonl``, or to ``rollouts/<where>.jsonl``."""
         name = f"step-{where:05d}" if isinstance(where, int) else where
         file = _folder(self.path / "rollouts") / f"{name}.jsonl"
-        _append(file, rollouts)
+        append_lines(file, rollouts)
         return file
 
     def write_population(
@@ -202,12 +183,12 @@ class RunDir:
     ) -> Path:
         """``population/cycle-NNN.json``: see :func:`population_record`."""
         file = _folder(self.path / "population") / f"cycle-{cycle:03d}.json"
-        _replace(file, population_record(cycle, population, record))
+        write_json(file, population_record(cycle, population, record))
         return file
 
     def write_state(self, state: RunState) -> None:
-        """Replace ``state.json``: after a crash it holds the old state or the new, whole."""
-        _replace(self.path / "state.json", state)
+        """Replace ``state.json`` atomically."""
+        write_json(self.path / "state.json", state)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``; from now on the directory is never written for a run again.
@@ -217,82 +198,46 @@ class RunDir:
         """
         if self.finished:
             raise RunDirError(f"{self.path}: holds a finished run already; nothing was written")
-        _replace(self.path / "result.json", dict(result))
+        write_json(self.path / "result.json", dict(result))
 
     # Reading
 
     def state(self) -> RunState:
-        return from_json(RunState, _read(self.path / "state.json"))
+        return from_json(RunState, read_json(self.path / "state.json"))
 
     def result(self) -> dict[str, Any]:
-        return _read(self.path / "result.json")
+        return read_json(self.path / "result.json")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; empty where nothing was measured yet."""
-        return list(_lines(self.path / "metrics.jsonl"))
+        return list(read_lines(self.path / "metrics.jsonl"))
 
     def populations(self) -> list[dict[str, Any]]:
         """The records of :func:`population_record`, oldest cycle first."""
-        return [_read(file) for file in sorted((self.path / "population").glob("cycle-*.json"))]
+        return [read_json(file) for file in sorted((self.path / "population").glob("cycle-*.json"))]
 
     def rollout_files(self) -> list[Path]:
         return sorted((self.path / "rollouts").glob("*.jsonl"))
 
     def rollouts(self, file: Path) -> Iterator[Rollout]:
         """The rollouts of one of :meth:`rollout_files`, one at a time."""
-        return (from_json(Rollout, line) for line in _lines(file))
+        return (from_json(Rollout, line) for line in read_lines(file))
 
     def refuse_occupied(self) -> None:
         """Raise :class:`RunDirError` unless the folder is absent or empty."""
-        if self.finished:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            what = "is no folder"
+        elif self.finished:
             what = "holds a finished run, which is never overwritten"
         elif (self.path / "run.toml").exists():
             what = "holds an unfinished run, which is left as it is"
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif any(self.path.iterdir()):
             what = "is not empty and is no run directory"
         else:
             return
         raise RunDirError(f"{self.path}: {what}; choose another run_dir or move it away")
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else str(value)
-
-
-def _append(file: Path, values: Iterable[Any]) -> None:
-    """One write of whole lines, so that a crash tears at most the last."""
-    with file.open("ab") as stream:
-        stream.write(b"".join(dumps(value) + b"\n" for value in values))
-
-
-def _replace(file: Path, value: Any) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(dumps(value) + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunDirError(f"{file}: cannot be read: {error}") from error
-
-
-def _lines(file: Path) -> Iterator[Any]:
-    """The values of a JSON lines file; a last line without its end was torn by a crash."""
-    if not file.exists():
-        return
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise RunDirError(f"{file}, line {number}: no JSON: {error}") from error
 
 
 def _folder(path: Path) -> Path:

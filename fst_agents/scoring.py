@@ -99,12 +99,11 @@ def _fields(value: Any) -> Mapping[str, Any]:
 def _number(value: Any, what: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, str | bytes) or not isinstance(value, bool | int | float):
-        try:
-            value = value.item()  # a NumPy or torch scalar
-        except AttributeError:
-            raise MetricError(f"the metric's {what} is {value!r:.80}; expected a number") from None
-    number = float(value)
+    item = getattr(value, "item", None)  # a NumPy or torch scalar
+    plain = value if item is None else item()
+    if not isinstance(plain, bool | int | float):
+        raise MetricError(f"the metric's {what} is {value!r:.80}; expected a number")
+    number = float(plain)
     if not math.isfinite(number):
         raise MetricError(f"the metric's {what} is {number}; expected a finite number")
     return number

@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import dspy
@@ -124,25 +124,24 @@ class _Arm(Teleprompter):
         run_dir = RunDir.create(self.config.run_dir or default_name(self.config), self.config)
         with ExitStack() as stack:
             tracker = self._tracker(run_dir)
-            status = _Status(tracker)
-            stack.push(status)
-            host = self._serve(run_dir, stack)
+            stack.push(_ends(tracker))
+            host = self._serve(run_dir, tracker, stack)
             runner = self._runner(student, host, self.metric, stack)
             slow = self._slow(stack) if needs_slow else None
-            fast = self._fast(reflection, run_dir) if reflection is not None else None
+            fast = self._fast(reflection) if reflection is not None else None
             parts = Parts(
                 self.config, host, runner, stream, run_dir, tracker, self._observer, fast, slow
             )
             loop = Loop(parts, seed)
             loop.run(phases)
-            tuned = self._ship(student, loop, run_dir, needs_fast)
+            tuned = self._ship(student, loop, run_dir)
             evaluation = None
             kl = None
             if val:
                 judge = self._runner(student, host, self.eval_metric, stack)
                 evaluation = self._evaluate(judge, loop, seed, val, needs_fast, needs_slow)
                 kl = _kl(slow, evaluation)
-            result = self._result(loop, run_dir, tracker, needs_fast, seed)
+            result = self._result(loop, run_dir, tracker)
             summary = summarize(self.config, result, evaluation, kl, needs_slow)
             self._report(summary, run_dir, tracker)
         tuned.fst = Outcome2x2(result, evaluation, summary)
@@ -183,11 +182,13 @@ class _Arm(Teleprompter):
             run_dir.tracking_spool,
         )
 
-    def _serve(self, run_dir: RunDir, stack: ExitStack) -> PolicyHost:
+    def _serve(self, run_dir: RunDir, tracker: Tracker, stack: ExitStack) -> PolicyHost:
         if self._host is not None:
             return self._host
-        host, _ = choose_host(self.config, self.policy, run_dir.path / "serve")
+        host, why = choose_host(self.config, self.policy, run_dir.path / "serve")
         stack.callback(host.close)
+        self._observer.note(f"serving: {why}")
+        tracker.set_tags({"host": why})
         return host
 
     def _runner(
@@ -211,7 +212,7 @@ class _Arm(Teleprompter):
         stack.callback(slow.close)
         return slow
 
-    def _fast(self, reflection: Callable[[str], str], run_dir: RunDir) -> FastOptimizer:
+    def _fast(self, reflection: Callable[[str], str]) -> FastOptimizer:
         from optimizers.fast_gepa import GepaFast
 
         names = self.config.fast.predictors
@@ -224,17 +225,16 @@ class _Arm(Teleprompter):
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _ship(self, student: dspy.Module, loop: Loop, run_dir: RunDir, evolved: bool) -> Any:
+    def _ship(self, student: dspy.Module, loop: Loop, run_dir: RunDir) -> Any:
         """Write ``result/``: the program and where its weights are."""
-        champion = loop.population.best
-        tuned = apply(student, champion)
-        tuned._compiled = True
+        tuned: Any = apply(student, loop.population.best)
+        tuned._compiled = True  # what DSPy's own optimizers do
         folder = run_dir.result_folder
         tuned.save(str(folder / "program.json"))
         weights = loop.policy.adapter or loop.policy.weights
         if weights is not None:
             name = "adapter" if loop.policy.adapter else "weights"
-            _copy(weights, folder / name)
+            shutil.copytree(weights, folder / name)
         return tuned
 
     def _evaluate(
@@ -258,9 +258,7 @@ class _Arm(Teleprompter):
             skills=self.skills,
         )
 
-    def _result(
-        self, loop: Loop, run_dir: RunDir, tracker: Tracker, evolved: bool, seed: Candidate
-    ) -> RunResult:
+    def _result(self, loop: Loop, run_dir: RunDir, tracker: Tracker) -> RunResult:
         return RunResult(
             arm=self.arm,
             seed=self.config.seed,
@@ -317,19 +315,16 @@ class Sequential(_Arm):
 ARM_CLASSES: dict[Arm, type[_Arm]] = {c.arm: c for c in (FastSlow, Grpo, Gepa, Sequential)}
 
 
-class _Status:
-    """Ends the tracker's run with the status that the run came to, whatever happens."""
+def _ends(tracker: Tracker) -> Callable[..., None]:
+    """An exit that ends the tracker's run with the status that the run came to."""
 
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+    def end(kind: type[BaseException] | None, error: object, trace: object) -> None:
         if kind is None:
-            self._tracker.finish("FINISHED")
-        elif issubclass(kind, KeyboardInterrupt):
-            self._tracker.finish("KILLED")
+            tracker.finish("FINISHED")
         else:
-            self._tracker.finish("FAILED")
+            tracker.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+
+    return end
 
 
 def _kl(slow: SlowOptimizer | None, evaluation: Evaluation) -> float | None:
@@ -377,9 +372,3 @@ def summarize(
         "run_dir": str(result.run_dir),
         "mlflow_run_id": result.mlflow_run_id,
     }
-
-
-def _copy(source: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copytree(source, target)

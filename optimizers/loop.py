@@ -49,6 +49,8 @@ Seen: 2e-6 in float32; 0.014 in bfloat16. A stale or wrongly loaded weight shows
 class Observer(Protocol):
     """Watches a run go by: a progress bar, a test."""
 
+    def note(self, text: str) -> None: ...
+
     def begin(self, phases: Sequence[Phase], config: RunConfig) -> None: ...
 
     def fast(self, phase: FastPhase, report: StepReport, population: Population) -> None: ...
@@ -58,6 +60,8 @@ class Observer(Protocol):
 
 class Silence:
     """The observer that says nothing."""
+
+    def note(self, text: str) -> None: ...
 
     def begin(self, phases: Sequence[Phase], config: RunConfig) -> None: ...
 

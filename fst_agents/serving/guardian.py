@@ -54,7 +54,8 @@ def _end_family(server: subprocess.Popen[bytes]) -> None:
     family = psutil.Process().children(recursive=True)
     if server.poll() is None:
         server.terminate()
-        psutil.wait_procs(family, timeout=GRACE)
+        psutil.wait_procs([psutil.Process(server.pid)], timeout=GRACE)
+        psutil.wait_procs(family, timeout=1)
     left = {*family, *psutil.Process().children(recursive=True)}
     for process in left:
         try:

@@ -161,11 +161,23 @@ class VllmHost:
         while True:
             await self._awake.wait()
             await self._gather_more()
-            with self._lock:
-                items = list(self._waiting)
-                self._waiting.clear()
-                self._awake.clear()
-            await self._handle(items)
+            batch, swap = self._take()
+            self._send(batch)
+            if swap is not None:
+                await self._swap(swap)
+
+    def _take(self) -> tuple[list[Request], Swap | None]:
+        """What waits, up to and with the first swap."""
+        batch: list[Request] = []
+        with self._lock:
+            while self._waiting:
+                item = self._waiting.popleft()
+                if isinstance(item, Swap):
+                    return batch, item
+                if item.future.set_running_or_notify_cancel():
+                    batch.append(item)
+            self._awake.clear()
+        return batch, None
 
     async def _gather_more(self) -> None:
         """Let a crowd finish arriving, so that it can share requests."""
@@ -175,17 +187,6 @@ class VllmHost:
                 return
             before = len(self._waiting)
             await asyncio.sleep(QUIET)
-
-    async def _handle(self, items: list[Request | Swap]) -> None:
-        batch: list[Request] = []
-        for item in items:
-            if isinstance(item, Swap):
-                self._send(batch)
-                batch = []
-                await self._swap(item)
-            elif item.future.set_running_or_notify_cancel():
-                batch.append(item)
-        self._send(batch)
 
     def _send(self, batch: list[Request]) -> None:
         for bundle in completions.bundle(batch):
@@ -217,10 +218,13 @@ class VllmHost:
         inbox.fail(bundle.requests, message if death is None else f"{message}\n{death}", error)
 
     async def _swap(self, swap: Swap) -> None:
-        if self._flying:
-            await asyncio.wait(self._flying)
         try:
+            if self._flying:
+                await asyncio.wait(self._flying)
             await self._weights.serve(swap.policy)
+        except asyncio.CancelledError:
+            swap.done.set_exception(ServingError("the host was closed during the update"))
+            raise
         except Exception as error:  # noqa: BLE001 - belongs to the caller of update
             swap.done.set_exception(error)
         else:

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fst_agents.redaction import redact_url
 from fst_agents.tracking.delivery import THREAD_NAME, MlflowStore, import_mlflow, store_uri
@@ -32,10 +32,18 @@ RUN_ID_PATIENCE = 15.0
 """Most seconds that asking for the run id waits, over the whole life of a tracker."""
 
 
+class Store(Protocol):
+    """What a courier needs of :class:`~fst_agents.tracking.delivery.MlflowStore`."""
+
+    def deliver(self, event: Event, cursor: Cursor) -> Cursor: ...
+
+    def answers(self, cursor: Cursor) -> bool: ...
+
+
 class Courier:
     """Carries the events of a spool to a store, in order, until the spool is closed and empty."""
 
-    def __init__(self, spool: Spool, store: MlflowStore) -> None:
+    def __init__(self, spool: Spool, store: Store) -> None:
         self._spool = spool
         self._store = store
         self.cursor = spool.cursor()
@@ -184,6 +192,7 @@ class MlflowTracker(EventTracker):
             self._spool.close()
             self._thread.join(seconds)
             self._courier.abandoned.set()
+            self._courier.tried.set()
             self._undelivered = self._spool.remaining(self._courier.cursor)
             if self._undelivered:
                 logger.warning(_UNDELIVERED, self._undelivered, self._spool.path)

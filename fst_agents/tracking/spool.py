@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fst_agents.run_dir import dumps
+from fst_agents.json_files import dumps
 
 Event = dict[str, Any]
 

@@ -19,7 +19,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from fst_agents.run_dir import population_record, to_json
+from fst_agents.json_files import to_json
+from fst_agents.run_dir import population_record
 from fst_agents.types import Population, Rollout, Scalar
 
 Event = dict[str, Any]
@@ -132,7 +133,7 @@ class EventTracker:
         self._emit("text", MAIN, path=f"instructions/cycle-{cycle:03d}.json", text=text)
         run = self._phase if self._phase is not None else MAIN
         self._emit("table", run, path=f"candidates-{cycle:03d}.json", **candidate_table(data))
-        champion = {"fst.champion": data["champion"], "fst.policy_version": data["policy_version"]}
+        champion = {"champion": data["champion"], "policy_version": data["policy_version"]}
         self.set_tags({name: value for name, value in champion.items() if value is not None})
 
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:

@@ -260,9 +260,13 @@ def test_the_headline_needs_a_beginning_and_an_end() -> None:
 
 
 def test_what_changed_in_an_instruction_is_marked() -> None:
-    assert compared("Solve the task.", "Solve the <b>.") == (
-        "Solve the <del>task.</del><ins>&lt;b&gt;.</ins>"
+    assert compared("Solve the\ntask now.", "Solve  the <b> now.") == (
+        "Solve  the<del>\ntask</del><ins> &lt;b&gt;</ins> now."
     )
+
+
+def test_an_instruction_that_is_mostly_new_is_shown_without_marks() -> None:
+    assert compared("Solve the task.", "Reverse the <list>.") == "Reverse the &lt;list&gt;."
 
 
 def test_the_path_to_a_candidate_runs_through_members_and_discarded_proposals() -> None:
@@ -273,7 +277,7 @@ def test_the_path_to_a_candidate_runs_through_members_and_discarded_proposals() 
     path = path_to(BOTH.id, known)
     assert [step.id for step, _ in path] == [SEED.id, LEFT.id, BOTH.id]
     assert [step.mean for step, _ in path] == [None, None, 0.5]
-    assert path[1][1]["solve"].endswith("<ins> Move the first element to the end.</ins>")
+    assert path[2][1]["solve"].endswith(", then exchange the first and the last.</ins>")
     circle = replace(known[SEED.id], parents=(BOTH.id,))
     assert len(path_to(BOTH.id, {**known, SEED.id: circle})) == 3
     assert path_to("unknown", known) == []

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from fst_agents.config import RunConfig, parse
 from fst_agents.errors import RunDirError
+from fst_agents.json_files import dumps, to_json
 from fst_agents.redaction import public_config
-from fst_agents.run_dir import RunDir, default_name, dumps, from_json, population_record, to_json
+from fst_agents.run_dir import RunDir, default_name, from_json, population_record
 from fst_agents.types import (
     Call,
     Candidate,
@@ -181,7 +182,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_a_run_dir_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("x")
-    with pytest.raises(RunDirError, match="cannot be used"):
+    with pytest.raises(RunDirError, match="is no folder"):
         RunDir.create(tmp_path / "run", parse({}))
 
 
@@ -337,3 +338,9 @@ def test_a_finished_run_is_finished_once(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="finished run already"):
         run.finish({"arm": "rl"})
     assert run.result() == to_json({"arm": "fst", "kl": None})
+
+
+def test_a_place_that_cannot_be_written_is_a_run_dir_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunDirError, match="cannot be used"):
+        RunDir.create(tmp_path / "file" / "run", parse({}))

@@ -100,3 +100,11 @@ def test_a_deadline_leaves_rows_unfinished(model: Any) -> None:
         deadline=time.monotonic() - 1,
     )
     assert [r.finish_reason for r in rows] == [None]
+
+
+def test_a_stop_string_ends_a_row_as_soon_as_it_is_there(model: Any) -> None:
+    rows = run(model, [(i,) for i in range(48)], seed=0, max_tokens=30, stop=("a", "e"))
+    stopped = [text_of(r.token_ids) for r in rows if r.token_ids[-1] in (97, 101)]
+    assert stopped
+    assert not any("a" in text[:-1] or "e" in text[:-1] for text in stopped)
+    assert all(r.finish_reason == "stop" for r in rows if r.token_ids[-1] in (97, 101))

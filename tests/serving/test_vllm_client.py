@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
+from fake_server import Handler, Reply
 
 from fst_agents.errors import ServingError
 from fst_agents.serving.completions import bundle
@@ -19,38 +18,6 @@ from fst_agents.serving.inbox import Request
 from fst_agents.serving.vllm_client import VllmClient
 from fst_agents.serving.vllm_weights import examine
 from fst_agents.types import Sampling
-
-Reply = tuple[int, str]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers every path with what ``replies`` holds for it; 404 otherwise."""
-
-    replies: dict[str, Callable[[], Reply]]
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path = self.path.partition("?")[0]
-        status, text = self.replies[path]() if path in self.replies else (404, "Not Found")
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    do_GET = do_POST
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    Handler.replies = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
 
 
 def talk(
@@ -80,13 +47,13 @@ def complete(client: VllmClient) -> Coroutine[Any, Any, Any]:
     ],
 )
 def test_bad_answers_say_what_came(url: str, reply: Reply, message: str) -> None:
-    Handler.replies["/v1/completions"] = lambda: reply
+    Handler.replies["/v1/completions"] = lambda _: reply
     with pytest.raises(ServingError, match=message):
         talk(url, complete)
 
 
 def test_a_server_that_does_not_answer_is_given_up(url: str) -> None:
-    def late() -> Reply:
+    def late(_: object) -> Reply:
         time.sleep(1)
         return 200, "{}"
 
@@ -103,7 +70,10 @@ def test_a_server_that_is_not_there_is_named() -> None:
 def test_a_prefix_cache_in_use_is_reset_again(url: str) -> None:
     """The server says 200 and ``success: false`` while a request still runs."""
     answers = [False, False, True]
-    Handler.replies["/reset_prefix_cache"] = lambda: (200, json.dumps({"success": answers.pop(0)}))
+    Handler.replies["/reset_prefix_cache"] = lambda _: (
+        200,
+        json.dumps({"success": answers.pop(0)}),
+    )
     talk(url, lambda client: client.reset_prefix_cache())
     assert answers == []
 
@@ -111,7 +81,7 @@ def test_a_prefix_cache_in_use_is_reset_again(url: str) -> None:
 def test_a_failed_sync_is_an_error_and_no_success(url: str) -> None:
 
     failed = {"results": [{"ok": False, "error": "no such tensor"}]}
-    Handler.replies["/collective_rpc"] = lambda: (200, json.dumps(failed))
+    Handler.replies["/collective_rpc"] = lambda _: (200, json.dumps(failed))
     with pytest.raises(ServingError, match="no such tensor"):
         talk(url, lambda client: client.sync_weights(Path("somewhere")))
 
@@ -126,7 +96,7 @@ def test_a_server_with_other_flags_is_refused_with_all_of_them(url: str) -> None
         "model_config": {"logprobs_mode": "raw_logprobs", "generation_config": "auto"},
         "parallel_config": {"worker_extension_cls": ""},
     }
-    Handler.replies["/server_info"] = lambda: (200, json.dumps({"vllm_config": config}))
+    Handler.replies["/server_info"] = lambda _: (200, json.dumps({"vllm_config": config}))
     with pytest.raises(ServingError) as caught:
         talk(url, examine)
     for flag in ("--logprobs-mode processed", "--generation-config vllm", "--worker-extension-cls"):

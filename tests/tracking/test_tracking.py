@@ -20,6 +20,8 @@ import pytest
 
 from fst_agents.tracking import MemoryTracker, MlflowTracker, Tracker, replay
 from fst_agents.tracking.delivery import artifact_root, store_uri
+from fst_agents.tracking.mlflow_tracker import Courier
+from fst_agents.tracking.spool import Cursor, Event, Spool
 from fst_agents.tracking.tracker import flatten, spread
 from fst_agents.types import Candidate, Feedback, Outcome, Population, Rollout
 
@@ -109,8 +111,8 @@ def assert_complete(store: Any, run_id: str, into: Path) -> None:
         "task.target": '["reverse", "double"]',
     }
     assert run.data.tags["seed"] == "0"
-    assert run.data.tags["fst.champion"] == CHILD.id
-    assert run.data.tags["fst.policy_version"] == "3"
+    assert run.data.tags["champion"] == CHILD.id
+    assert run.data.tags["policy_version"] == "3"
     assert history(store, run_id, "slow/reward") == [(1, 0.25), (2, 0.5)]
     assert history(store, run_id, "fast/best_mean") == [(0, 0.9)]
     assert history(store, run_id, "budget/rollouts") == [(0, 48), (1, 64), (2, 80)]
@@ -245,6 +247,40 @@ def test_an_outage_costs_no_time_and_no_event(
     assert history(store, run.info.run_id, "slow/kl") == [(step, 0.1) for step in range(20)]
     assert len(store.list_artifacts(run.info.run_id, "rollouts")) == 20
     assert run.info.status == "FINISHED"
+
+
+class FlakyStore:
+    """Fails the first ``failures`` attempts, then takes everything."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.taken: list[Event] = []
+
+    def deliver(self, event: Event, cursor: Cursor) -> Cursor:
+        if self.failures > 0:
+            self.failures -= 1
+            raise ConnectionError("not now")
+        self.taken.append(event)
+        return cursor
+
+    def answers(self, cursor: Cursor) -> bool:
+        return self.failures == 0
+
+
+@pytest.mark.parametrize(("failures", "arrived"), [(2, 3), (99, 0)])
+def test_a_store_that_comes_back_gets_everything_in_order(
+    tmp_path: Path, failures: int, arrived: int
+) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    events = [{"kind": "metrics", "n": n} for n in range(3)]
+    for event in events:
+        spool.put(event)
+    spool.close()
+    store = FlakyStore(failures)
+    courier = Courier(spool, store)
+    courier.run()
+    assert store.taken == events[:arrived]
+    assert spool.remaining(courier.cursor) == 3 - arrived
 
 
 def test_delivery_repeated_from_the_start_leaves_everything_once(tmp_path: Path) -> None:
