@@ -50,12 +50,15 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     steps = sum(p.steps for p in phases if not isinstance(p, FastPhase))
     slow = steps * config.slow.batch_size * config.slow.group_size
     cells = {"fst": 4, "sequential": 4, "gepa": 2, "rl": 2}[config.arm]
+    skills = sum(len(skill.problems) for skill in build_task(config).skills)
+    evaluation = cells * config.task.val_size * config.eval.samples
+    evaluation += skills * (1 if config.arm == "gepa" else 2)
     return {
         "rollouts": {
             "limit": total_rollouts(config),
             "fast": fast,
             "slow": slow,
-            "eval": cells * config.task.val_size * config.eval.samples,
+            "eval": evaluation,
         },
         "cycles": len({p.cycle for p in phases}),
         "steps": steps,

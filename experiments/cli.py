@@ -43,7 +43,8 @@ def command(as_json: bool) -> Generator[dict[str, Any]]:
     """What every command shares: exit codes, a clean standard output, the JSON line."""
     result: dict[str, Any] = {}
     quiet_libraries()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
+        signal.signal(number, _interrupt)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     for label, value in _facts(result):
         facts.add_row(label, value)
     console.print(facts)
+    if result["mlflow"] is not None:
+        console.print("\nTo browse the run in MLflow:", style="bold")
+        console.print(result["mlflow"], soft_wrap=True, highlight=False, markup=False)
 
 
 def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -51,7 +53,7 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [(f"instruction of {name}", text) for name, text in result["instructions"].items()]
     rows.append(
         ("rollouts", f"{rollouts['fast']:,} fast, {rollouts['slow']:,} slow "
-         f"({result['cycles']} cycles, {result['steps']} RL steps)")
+         f"({_count(result['cycles'], 'cycle')}, {_count(result['steps'], 'RL step')})")
     )  # fmt: skip
     if result["kl"] is not None:
         rows.append(("KL to base", f"{result['kl']:.3f} nats per token"))
@@ -61,15 +63,12 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("run directory", result["run_dir"]))
     rows.append(("report", str(Path(result["report"]).absolute().as_uri())))
     if result["mlflow_run_id"] is not None:
-        rows.append(("MLflow run", f"{result['mlflow_run_id']}; to browse it:"))
-        rows.append(("", mlflow_command(Path(result["run_dir"]).parent)))
+        rows.append(("MLflow run", result["mlflow_run_id"]))
     return rows
 
 
-def mlflow_command(runs: Path) -> str:
-    """The command that opens MLflow on the runs of a folder."""
-    store = f"sqlite:///{(runs / 'mlflow.db').absolute()}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(store)}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _cell(result: dict[str, Any], name: str) -> str:

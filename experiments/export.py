@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from experiments.evaluate import final_policy
 from fst_agents.errors import RunDirError
 from fst_agents.run_dir import RunDir
+from fst_agents.types import Policy
 
 CARD = """# {task}, tuned by fast-slow training
 
@@ -51,7 +53,7 @@ def export(run_dir: Path, out: Path) -> dict[str, Any]:
     if out.exists():
         raise RunDirError(f"{out}: exists already; name a new folder")
     shutil.copytree(run.result_folder, out)
-    serve = _serve_command(run.config().policy.model, out, policy.adapter, policy.weights)
+    serve = _serve_command(policy, out)
     trained = policy.adapter or policy.weights
     text = CARD.format(
         task=result["task"],
@@ -72,11 +74,12 @@ def export(run_dir: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _serve_command(model: str, out: Path, adapter: Path | None, weights: Path | None) -> str:
-    if adapter is not None:
-        rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-        return (
-            f"vllm serve {model} --enable-lora --max-lora-rank {max(8, rank)} "
-            f"--lora-modules tuned={out / 'adapter'}"
-        )
-    return f"vllm serve {out / 'weights' if weights is not None else model}"
+def _serve_command(policy: Policy, out: Path) -> str:
+    model, folder = shlex.quote(policy.model), out.absolute()
+    if policy.adapter is not None:
+        config = json.loads((policy.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        module = shlex.quote(f"tuned={folder / 'adapter'}")
+        rank = max(8, config["r"])
+        return f"vllm serve {model} --enable-lora --max-lora-rank {rank} --lora-modules {module}"
+    served = model if policy.weights is None else shlex.quote(str(folder / "weights"))
+    return f"vllm serve {served}"

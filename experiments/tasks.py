@@ -26,7 +26,11 @@ MICRO = "micro"
 
 @dataclass(frozen=True)
 class Task:
-    """A program, its data and its metrics; ``offline`` is the reflector that knows the task."""
+    """A program, its data and its metrics.
+
+    ``offline`` is the reflector that knows the task, ``adapter`` the one that the policy was
+    trained to answer (``None``: DSPy's own).
+    """
 
     program: dspy.Module
     trainset: Sequence[dspy.Example]
@@ -74,7 +78,7 @@ def _digits(config: RunConfig) -> Task:
         eval_metric=task.exact_metric,
         skills=digits_skills(asked),
         offline=OfflineReflector(seed=config.seed),
-        adapter=CompactAdapter(),
+        adapter=CompactAdapter() if config.policy.model == MICRO else None,
     )
 
 

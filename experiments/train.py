@@ -9,11 +9,19 @@ from rich.console import Console
 
 from experiments.progress import Bar
 from experiments.report import write_report
-from experiments.tasks import build_task, model_path
+from experiments.tasks import MICRO, build_task, model_path
 from fst_agents.config import RunConfig
 from fst_agents.types import Policy
 from optimizers.arms import ARM_CLASSES
 from optimizers.reflection import build_reflection
+
+
+def with_threads(config: RunConfig) -> RunConfig:
+    """One CPU thread for the embedded policy: on tensors that small a second one only spins."""
+    if config.policy.threads is not None or config.policy.model != MICRO:
+        return config
+    policy = config.policy.model_copy(update={"threads": 1})
+    return config.model_copy(update={"policy": policy})
 
 
 def train(config: RunConfig, console: Console) -> dict[str, Any]:
@@ -22,6 +30,7 @@ def train(config: RunConfig, console: Console) -> dict[str, Any]:
     Raises:
         FstError: see :meth:`optimizers.arms.FastSlow.compile`.
     """
+    config = with_threads(config)
     task = build_task(config)
     reflection = None
     if config.arm != "rl":
@@ -34,12 +43,13 @@ def train(config: RunConfig, console: Console) -> dict[str, Any]:
             policy=Policy(model_path(config.policy.model)),
             reflection_lm=reflection,
             config=config,
-            adapter=task.adapter if config.policy.model == "micro" else None,
+            adapter=task.adapter,
             eval_metric=task.eval_metric,
             skills=task.skills,
             observer=bar,
+            report=write_report,
+            task=config.task.name,
         )
         tuned: Any = optimizer.compile(task.program, trainset=task.trainset, valset=task.valset)
     summary: dict[str, Any] = tuned.fst.summary
-    report = write_report(Path(summary["run_dir"]))
-    return {**summary, "report": str(report)}
+    return {**summary, "report": str(Path(summary["run_dir"]) / "report.html")}

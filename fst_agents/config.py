@@ -25,9 +25,9 @@ Predictors = Literal["*"] | tuple[str, ...]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys refused, values immutable."""
+    """Base of all sections: unknown keys refused, values immutable, numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TaskConfig(Section):
@@ -62,6 +62,11 @@ class PolicyConfig(Section):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Precision of trainer and host; bfloat16 for GPUs."
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads of torch; default: 1 for 'micro' (more only spin), else torch's.",
     )
     trust_remote_code: bool = Field(
         default=False, description="Run code that comes with the model."
@@ -247,7 +252,7 @@ def read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such run file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as TOML: {error}") from error
 
 
@@ -276,17 +281,26 @@ def examine(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Run
     merged: dict[str, Any] = json.loads(json.dumps(data, default=str))
     problems = [p for text in overrides if (p := _override(merged, text))]
     try:
-        config = RunConfig.model_validate(merged)
+        config = _validate(merged)
     except ValidationError as error:
-        problems += [_line(e) for e in error.errors()]
+        faults: dict[tuple[str, ...], list[Any]] = {}
         for e in error.errors():
-            _remove(merged, e["loc"])
-        config = RunConfig.model_validate(merged)
-    return config, problems + _conflicts(config)
+            faults.setdefault(_place(merged, e["loc"]), []).append(e)
+        problems += [_line(place, own) for place, own in faults.items()]
+        for place in faults:
+            _remove(merged, place)
+        config = _validate(merged)
+    return config, problems + conflicts(config) + _task_conflicts(config)
 
 
-def _conflicts(config: RunConfig) -> list[str]:
-    """What is wrong between keys that are right by themselves."""
+def _validate(data: Mapping[str, Any]) -> RunConfig:
+    """Strictly: "8" is no number and 1 is not true. JSON's lists are tuples, its strings paths."""
+    text = json.dumps(data, ensure_ascii=False).encode(errors="replace")
+    return RunConfig.model_validate_json(text, strict=True)
+
+
+def conflicts(config: RunConfig) -> list[str]:
+    """What is wrong between the keys of the method, each of them right by itself."""
     fast, slow, problems = config.fast, config.slow, list[str]()
     if slow.group_size % fast.population:
         divisors = [k for k in range(1, slow.group_size + 1) if slow.group_size % k == 0]
@@ -302,23 +316,36 @@ def _conflicts(config: RunConfig) -> list[str]:
             f"{(fast.population + 1) * anchor}; raise it, or lower fast.population, "
             "slow.batch_size or slow.steps_per_cycle"
         )
-    if config.task.train_size < slow.batch_size:
-        problems.append(
-            f"slow.batch_size: got {slow.batch_size}, but task.train_size is "
-            f"{config.task.train_size}; lower the one or raise the other"
-        )
     return problems
 
 
-def _remove(data: dict[str, Any], where: Sequence[int | str]) -> None:
-    """Take the value at ``where`` out of nested mappings, with the list it may stand in."""
-    for key in where[:-1]:
-        inner = data.get(str(key))
-        if not isinstance(inner, dict):
-            data.pop(str(key), None)
-            return
-        data = inner
-    data.pop(str(where[-1]), None)
+def _task_conflicts(config: RunConfig) -> list[str]:
+    size, batch = config.task.train_size, config.slow.batch_size
+    if size >= batch:
+        return []
+    return [
+        f"slow.batch_size: got {batch}, but task.train_size is {size}; lower the one or raise "
+        "the other"
+    ]
+
+
+def _place(data: Mapping[str, Any], where: Sequence[int | str]) -> tuple[str, ...]:
+    """The key that an error is about: as much of ``where`` as names keys of nested mappings."""
+    place: list[str] = []
+    node: Any = data
+    for key in where:
+        if not isinstance(node, dict) or key not in node:
+            break
+        place.append(str(key))
+        node = node[key]
+    return tuple(place)
+
+
+def _remove(data: dict[str, Any], place: Sequence[str]) -> None:
+    *parents, leaf = place
+    for key in parents:
+        data = data.get(key, {})
+    data.pop(leaf, None)
 
 
 def _override(data: dict[str, Any], text: str) -> str | None:
@@ -327,9 +354,10 @@ def _override(data: dict[str, Any], text: str) -> str | None:
     if not equals or not key.strip():
         return f"--set {text!r}: expected key=value, for example slow.learning_rate=3e-4"
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw
+        read = tomllib.loads(f"value = {raw}")
+    except (ValueError, RecursionError):
+        read = {}
+    value = read["value"] if set(read) == {"value"} else raw
     *parents, leaf = key.strip().split(".")
     node = data
     for parent in parents:
@@ -340,12 +368,10 @@ def _override(data: dict[str, Any], text: str) -> str | None:
     return None
 
 
-def _line(error: Any) -> str:
-    """One line for one validation error: where, what, got."""
-    where = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
+def _line(place: Sequence[str], faults: Sequence[Any]) -> str:
+    """One line for one key: where, what was expected, got."""
+    where = ".".join(part if part.isprintable() else repr(part) for part in place)
+    if faults[0]["type"] == "extra_forbidden":
         return f"{where}: unknown key; see docs/run-file.md for the keys there are"
-    if not where:
-        return message
-    return f"{where}: {message}; got {error['input']!r}"
+    messages = dict.fromkeys(str(f["msg"]).removeprefix("Value error, ") for f in faults)
+    return f"{where}: {', or: '.join(messages)}; got {faults[0]['input']!r:.200}"

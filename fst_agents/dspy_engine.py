@@ -12,18 +12,14 @@ from typing import Any, NoReturn
 import dspy
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 
-from fst_agents.dspy_recorder import RECORDER, RolloutRecorder, Sampled
-from fst_agents.errors import FstError, ProgramError, ServingError
+from fst_agents.dspy_recorder import RECORDER, RolloutRecorder, RolloutTimeout, Sampled
+from fst_agents.errors import FstError, ProgramError
 from fst_agents.serving.host import PolicyHost
 from fst_agents.types import Completion, Sampling
 
 
 class PromptTooLong(FstError):
     """A prompt leaves no room for an answer: the rollout failed, the run goes on."""
-
-
-class RolloutTimeout(ServingError):
-    """A rollout used up its seconds while waiting for the policy."""
 
 
 class _EngineBase:
@@ -39,13 +35,9 @@ class _EngineBase:
     def __deepcopy__(self, memo: dict[int, Any]) -> _EngineBase:
         return self  # programs are copied for every candidate; the host is one
 
-    def _start(self, request: Request) -> tuple[_Pending, Future[Completion]]:
-        recorder = dspy.settings.get(RECORDER)
-        if not isinstance(recorder, RolloutRecorder):
-            raise ProgramError(
-                "the policy was called outside a rollout; programs that start threads of their own "
-                "must use dspy.Parallel or contextvars.copy_context().run"
-            )
+    def _start(
+        self, recorder: RolloutRecorder, request: Request
+    ) -> tuple[_Pending, Future[Completion]]:
         _refuse_unsupported(request)
         messages = _messages(request)
         prompt_ids = self._host.tokenizer.render(messages)
@@ -59,7 +51,6 @@ class _EngineBase:
         if sampling.max_tokens > room:
             sampling = Sampling(sampling.temperature, sampling.top_p, room, sampling.stop)
         pending = _Pending(recorder, messages, prompt_ids, sampling)
-        recorder.asked()
         return pending, self._host.submit(prompt_ids, sampling)
 
     def _finish(self, request: Request, pending: _Pending, completion: Completion) -> Response:
@@ -97,13 +88,15 @@ class PolicyEngine(_EngineBase):
 
     def complete(self, request: Request) -> Response:
         """Sample one completion; raises what the host raises, and at the rollout's deadline."""
-        pending, future = self._start(request)
-        try:
-            completion = future.result(timeout=pending.recorder.remaining())
-        except FutureTimeout:
-            future.cancel()
-            _timed_out(pending.recorder)
-        return self._finish(request, pending, completion)
+        recorder = _recorder()
+        with recorder.request():
+            pending, future = self._start(recorder, request)
+            try:
+                completion = future.result(timeout=recorder.remaining())
+            except FutureTimeout:
+                future.cancel()
+                _timed_out(recorder)
+            return self._finish(request, pending, completion)
 
 
 class AsyncPolicyEngine(_EngineBase):
@@ -111,14 +104,16 @@ class AsyncPolicyEngine(_EngineBase):
 
     async def complete(self, request: Request) -> Response:
         """As :meth:`PolicyEngine.complete`, without blocking the event loop."""
-        pending, future = self._start(request)
-        try:
-            completion = await asyncio.wait_for(
-                asyncio.wrap_future(future), pending.recorder.remaining()
-            )
-        except TimeoutError:
-            _timed_out(pending.recorder)
-        return self._finish(request, pending, completion)
+        recorder = _recorder()
+        with recorder.request():
+            pending, future = self._start(recorder, request)
+            try:
+                completion = await asyncio.wait_for(
+                    asyncio.wrap_future(future), recorder.remaining()
+                )
+            except TimeoutError:
+                _timed_out(recorder)
+            return self._finish(request, pending, completion)
 
 
 def policy_lm(host: PolicyHost) -> dspy.LM:
@@ -130,6 +125,16 @@ def policy_lm(host: PolicyHost) -> dspy.LM:
         cache=False,
         num_retries=0,
     )
+
+
+def _recorder() -> RolloutRecorder:
+    recorder = dspy.settings.get(RECORDER)
+    if not isinstance(recorder, RolloutRecorder):
+        raise ProgramError(
+            "the policy was called outside a rollout; programs that start threads of their own "
+            "must use dspy.Parallel or contextvars.copy_context().run"
+        )
+    return recorder
 
 
 def _timed_out(recorder: RolloutRecorder) -> NoReturn:

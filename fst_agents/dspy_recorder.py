@@ -7,20 +7,25 @@ that was sampled is accounted for, or the rollout is refused.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
-from fst_agents.errors import ProgramError
+from fst_agents.errors import ProgramError, ServingError
 from fst_agents.types import Call, Completion, Sampling
 
 RECORDER = "fst_recorder"
 """The key of ``dspy.settings`` under which a rollout's recorder stands."""
+
+
+class RolloutTimeout(ServingError):
+    """A rollout used up its seconds while waiting for the policy."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,33 @@ class RolloutRecorder(BaseCallback):
         self._order: list[tuple[_Invocation, int]] = []
         self._asked = 0
         self._orphans = 0
+        self._failures: list[Exception] = []
+
+    @contextlib.contextmanager
+    def request(self) -> Generator[None]:
+        """The time of one request to the host.
+
+        Its failure is kept: a program may swallow the exception, its rollout may not.
+
+        Raises:
+            RolloutTimeout: the deadline has passed already.
+        """
+        with self._lock:
+            self._asked += 1
+        try:
+            if self.remaining() == 0:
+                raise RolloutTimeout(f"the rollout's {self.timeout:g} s are used up")
+            yield
+        except Exception as error:
+            with self._lock:
+                self._failures.append(error)
+            raise
 
     def remaining(self) -> float | None:
         """Seconds until the rollout's deadline; ``None`` without one."""
         if self.timeout == float("inf"):
             return None
         return max(0.0, self._deadline - time.monotonic())
-
-    def asked(self) -> None:
-        """Count one request to the host."""
-        with self._lock:
-            self._asked += 1
 
     def attach(self, sampled: Sampled) -> None:
         """Attribute one completion to the predictor whose LM call is running."""
@@ -102,7 +123,13 @@ class RolloutRecorder(BaseCallback):
     def unanswered(self) -> int:
         """Requests that were sent to the host and never came back into the rollout."""
         with self._lock:
-            return self._asked - self._orphans - len(self._order)
+            return self._asked - self._orphans - len(self._order) - len(self._failures)
+
+    @property
+    def failures(self) -> tuple[Exception, ...]:
+        """What requests to the host failed with, in order."""
+        with self._lock:
+            return tuple(self._failures)
 
     # DSPy's events. ACTIVE_CALL_ID still names the parent when a start event fires.
 

@@ -8,6 +8,7 @@ masked. A program that loses tokens is no bad rollout but a broken set-up, and r
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,8 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from fst_agents.dspy_bridge import RunnableProgram
-from fst_agents.dspy_engine import RolloutTimeout, policy_lm
-from fst_agents.dspy_recorder import RolloutRecorder
+from fst_agents.dspy_engine import policy_lm
+from fst_agents.dspy_recorder import RolloutRecorder, RolloutTimeout
 from fst_agents.errors import ProgramError, ServingError
 from fst_agents.population import allocate
 from fst_agents.scoring import Metric, MetricError, Scorer
@@ -156,7 +157,7 @@ class Runner:
         ):
             prediction, error = _run(runnable.module, inputs)
             calls = recorder.finish()
-        outcome = _outcome(error, calls, recorder)
+        outcome, error = _outcome(error, calls, recorder)
         scored = Feedback(None, str(error) if error else "")
         if outcome is Outcome.OK:
             try:
@@ -202,7 +203,10 @@ class Runner:
 def _run(module: dspy.Module, inputs: dict[str, Any]) -> tuple[Any, Exception | None]:
     """The boundary between a user's program and us: whatever it raises is data."""
     try:
-        prediction = module(**inputs)
+        if hasattr(type(module), "forward"):  # on the object, DSPy takes it for a call and warns
+            prediction = module(**inputs)
+        else:  # a program that is asynchronous only
+            prediction = asyncio.run(module.acall(**inputs))
     except Exception as error:  # noqa: BLE001
         return None, error
     if not hasattr(prediction, "toDict"):
@@ -212,31 +216,40 @@ def _run(module: dspy.Module, inputs: dict[str, Any]) -> tuple[Any, Exception | 
     return prediction, None
 
 
-def _outcome(error: Exception | None, calls: Sequence[Call], recorder: RolloutRecorder) -> Outcome:
-    """Attribute a failure once, to the boundary it crossed.
+def _outcome(
+    error: Exception | None, calls: Sequence[Call], recorder: RolloutRecorder
+) -> tuple[Outcome, Exception | None]:
+    """Attribute a failure once, to the boundary it crossed; also the error that says it.
+
+    Failed requests count even where the program has swallowed their exception.
 
     Raises:
         ProgramError: the fault is the set-up's, not this rollout's.
     """
+    raised = [] if error is None else _causes(error)
+    for cause in [c for failure in recorder.failures for c in _causes(failure)] + raised:
+        if isinstance(cause, ProgramError):
+            raise cause
+        if isinstance(cause, RolloutTimeout):
+            return Outcome.TIMEOUT, cause
+        if isinstance(cause, ServingError):
+            return Outcome.INFRA_ERROR, cause
     if error is None:
         if recorder.unanswered:
             raise ProgramError(
                 f"{recorder.unanswered} request(s) to the policy came back outside the rollout: "
                 "the program returned while its own threads were still calling"
             )
-        return Outcome.OK
-    causes = _causes(error)
-    for cause in causes:
-        if isinstance(cause, RolloutTimeout):
-            return Outcome.TIMEOUT
-        if isinstance(cause, ServingError):
-            return Outcome.INFRA_ERROR
-        if isinstance(cause, ProgramError):
-            raise cause
-    if any(isinstance(cause, AdapterParseError) for cause in causes):
-        truncated = bool(calls) and calls[-1].finish_reason == "length"
-        return Outcome.TRUNCATED if truncated else Outcome.PARSE_FAILURE
-    return Outcome.PROGRAM_ERROR
+        return Outcome.OK, None
+    if calls and any(isinstance(cause, AdapterParseError) for cause in raised):
+        truncated = _last_unread(calls).finish_reason == "length"
+        return (Outcome.TRUNCATED if truncated else Outcome.PARSE_FAILURE), error
+    return Outcome.PROGRAM_ERROR, error
+
+
+def _last_unread(calls: Sequence[Call]) -> Call:
+    """The call whose completion the adapter could not read; others may have been made since."""
+    return next((call for call in reversed(calls) if not call.parsed), calls[-1])
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -252,11 +265,12 @@ def _failure(
     outcome: Outcome, error: Exception | None, calls: Sequence[Call], score: float
 ) -> Feedback:
     """Zero, with feedback that says so: the reflection model can mend a format."""
-    said = calls[-1].text if calls else ""
+    failed = _last_unread(calls) if calls else None
+    said = failed.text if failed else ""
     texts = {
         Outcome.PARSE_FAILURE: f"The answer could not be read in the expected format: {said!r}.",
         Outcome.TRUNCATED: f"The answer was cut off at the token limit: {said!r}.",
         Outcome.PROGRAM_ERROR: f"The program failed: {error}",
     }
     text = texts[outcome]
-    return Feedback(score, text, predictor_text={calls[-1].predictor: text} if calls else {})
+    return Feedback(score, text, predictor_text={failed.predictor: text} if failed else {})

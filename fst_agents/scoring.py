@@ -2,8 +2,8 @@
 
 Metrics are DSPy's: two arguments (gold, prediction), three (and a trace), or GEPA's five (and a
 predictor's name and trace). They return a number, or a ``dspy.Prediction``/dict with ``score`` and
-optionally ``feedback``, ``objectives`` and ``predictor_scores``. Whatever is not a finite number
-is an error of the metric, never a zero.
+optionally ``feedback``, ``objective_scores`` and ``predictor_scores``. Whatever is not a finite
+number is an error of the metric, never a zero.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read_feedback(value: Any) -> Feedback:
     return Feedback(
         score=_number(fields["score"], "score"),
         text="" if text is None else str(text),
-        objectives=_numbers(fields.get("objectives"), "objectives"),
+        objectives=_numbers(fields.get("objective_scores"), "objective_scores"),
         predictor_scores=_numbers(fields.get("predictor_scores"), "predictor_scores"),
     )
 

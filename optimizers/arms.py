@@ -8,15 +8,17 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
-from fst_agents.config import Arm, RunConfig
+from fst_agents.config import Arm, RunConfig, conflicts
 from fst_agents.dspy_bridge import apply, problems, seed_candidate
 from fst_agents.errors import ConfigError
 from fst_agents.redaction import public_config
@@ -58,7 +60,9 @@ class _Arm(Teleprompter):
         eval_metric: scores the 2×2 instead of ``metric`` (exact match beside partial credit).
         skills: what should not be forgotten; evaluated before and after.
         observer: watches the run go by.
+        report: writes a page about a finished run directory and returns its path; it is tracked.
         host: serves the policy instead of the one ``config.serve`` asks for; it is not closed.
+        task: what the books call the task; the name of the student's class by default.
     """
 
     arm: ClassVar[Arm]
@@ -74,7 +78,9 @@ class _Arm(Teleprompter):
         eval_metric: Metric | None = None,
         skills: Sequence[Skill] = (),
         observer: Observer | None = None,
+        report: Callable[[Path], Path] | None = None,
         host: PolicyHost | None = None,
+        task: str | None = None,
     ) -> None:
         super().__init__()
         self.metric = metric
@@ -86,7 +92,9 @@ class _Arm(Teleprompter):
         self.skills = tuple(skills)
         self._reflection_lm = reflection_lm
         self._observer: Observer = Silence() if observer is None else observer
+        self._report = report
         self._host = host
+        self._task = task
 
     def compile(
         self,
@@ -111,9 +119,13 @@ class _Arm(Teleprompter):
                 f"{type(self).__name__}.compile takes trainset and valset only; got "
                 f"{sorted(kwargs) if kwargs else 'a teacher'}"
             )
+        started = time.monotonic()
+        name = type(student).__name__ if self._task is None else self._task
+        named = self.config.task.model_copy(update={"name": name})
+        self.config = self.config.model_copy(update={"task": named})
         seed = seed_candidate(student)
+        self._check(seed)
         phases = plan(self.config)
-        self._check_predictors(seed)
         needs_fast = any(isinstance(p, FastPhase) for p in phases)
         needs_slow = any(isinstance(p, SlowPhase) for p in phases)
         reflection = self._reflection() if needs_fast else None
@@ -142,15 +154,18 @@ class _Arm(Teleprompter):
                 evaluation = self._evaluate(judge, loop, seed, val, needs_fast, needs_slow)
                 kl = _kl(slow, evaluation)
             result = self._result(loop, run_dir, tracker)
-            summary = summarize(self.config, result, evaluation, kl, needs_slow)
-            self._report(summary, run_dir, tracker)
+            summary = summarize(
+                self.config, result, evaluation, kl, needs_slow, time.monotonic() - started
+            )
+            summary["mlflow"] = tracker.url_hint
+            self._close_books(summary, run_dir, tracker)
         tuned.fst = Outcome2x2(result, evaluation, summary)
         return tuned
 
     # -- the parts ----------------------------------------------------------------------------
 
-    def _check_predictors(self, seed: Candidate) -> None:
-        problems_: list[str] = []
+    def _check(self, seed: Candidate) -> None:
+        problems_ = conflicts(self.config)
         for key, asked in (
             ("fast.predictors", self.config.fast.predictors),
             ("slow.predictors", self.config.slow.predictors),
@@ -272,20 +287,27 @@ class _Arm(Teleprompter):
             stopped=loop.stopped,
         )
 
-    def _report(self, summary: dict[str, Any], run_dir: RunDir, tracker: Tracker) -> None:
-        """The end of the books: figures, files and the mark that the run is finished."""
+    def _close_books(self, summary: dict[str, Any], run_dir: RunDir, tracker: Tracker) -> None:
+        """Figures, files, the page, and the mark that the run is finished."""
         scores = {f"eval/{k}": v for k, v in summary["scores"].items() if v is not None}
         retention = {
             f"eval/retention_{k}": v for k, v in summary["retention"].items() if v is not None
         }
         kl = {} if summary["kl"] is None else {"eval/kl": summary["kl"]}
         step = int(summary["steps"])
-        tracker.log_metrics({**scores, **retention, **kl}, step=step)
+        metrics = {**scores, **retention, **kl}
+        tracker.log_metrics(metrics, step=step)
+        rollouts = summary["rollouts"]["fast"] + summary["rollouts"]["slow"]
+        run_dir.add_metrics(
+            step, "eval", metrics, rollouts=rollouts, seconds=summary["seconds_total"]
+        )
         tracker.set_tags(
             {"champion": summary["champion"], "policy_version": summary["policy_version"]}
         )
         tracker.log_artifacts(run_dir.result_folder, "result")
         run_dir.finish(summary)
+        if self._report is not None:
+            tracker.log_text(self._report(run_dir.path).read_text(encoding="utf-8"), "report.html")
 
 
 class FastSlow(_Arm):
@@ -341,6 +363,7 @@ def summarize(
     evaluation: Evaluation | None,
     kl: float | None,
     trained: bool,
+    seconds_total: float,
 ) -> dict[str, Any]:
     """The JSON object of a run: what ``--json`` prints and ``result.json`` holds."""
     cells = evaluation.cells if evaluation else {}
@@ -368,6 +391,7 @@ def summarize(
         "instructions": dict(champion.instructions),
         "population": to_json(result.population)["candidates"],
         "seconds": result.spend.seconds,
+        "seconds_total": seconds_total,
         "stopped": result.stopped,
         "run_dir": str(result.run_dir),
         "mlflow_run_id": result.mlflow_run_id,

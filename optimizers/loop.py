@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -97,6 +98,7 @@ class Loop:
         self.stopped = "done"
         self._parts = parts
         self._ledger = RolloutLedger(parts.config.fast.max_staleness)
+        self._recent = deque[Rollout]()
         self._started = time.monotonic()
         c = parts.config.sampling
         self._sampling = Sampling(c.temperature, max_tokens=c.max_tokens)
@@ -107,8 +109,17 @@ class Loop:
         return self._parts.host.policy
 
     def run(self, phases: Sequence[Phase]) -> None:
-        """Run the phases in order, until they are done or the time is up."""
+        """Run the phases in order, until they are done or the time is up.
+
+        However it ends, ``state.json`` says where the run stands.
+        """
         self._parts.observer.begin(phases, self._parts.config)
+        try:
+            self._run(phases)
+        finally:
+            self._save()
+
+    def _run(self, phases: Sequence[Phase]) -> None:
         for phase in phases:
             self.cycle = phase.cycle
             if isinstance(phase, FastPhase):
@@ -126,6 +137,7 @@ class Loop:
         parts = self._parts
         assert parts.fast is not None
         anchor = parts.stream.look_ahead(phase.batches)
+        self._recent = deque(maxlen=len(anchor))
         evaluate = LedgerEvaluate(self._reflected, self._ledger, policy_version=self.policy.version)
         with parts.tracker.fast_phase(phase.cycle):
             self.population, report = parts.fast.evolve(
@@ -233,7 +245,9 @@ class Loop:
         )
         self.spend += Spend(tokens=_tokens(rollouts))
         self._parts.run_dir.add_rollouts(f"fast-{self.cycle:03d}", rollouts)
-        self._refuse_useless(rollouts)
+        # A proposal may be tried on a handful of problems, where one lost rollout is a large share.
+        self._recent.extend(rollouts)
+        self._refuse_useless([*self._recent])
         return rollouts
 
     def _refuse_useless(self, rollouts: Sequence[Rollout]) -> None:

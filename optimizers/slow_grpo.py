@@ -62,6 +62,7 @@ class GrpoSlow:
             )
         self._policy = policy
         self._config = config
+        self._limit_threads()
         model = _load(policy.model if policy.weights is None else str(policy.weights), config)
         self._saved_configs = copy.deepcopy((model.config, model.generation_config))
         self._base = self._load_base() if config.slow.kl_coefficient and not self._lora else None
@@ -70,7 +71,17 @@ class GrpoSlow:
         desk = Desk()
         scratch = Path(self._scratch.name)
         self._trainer = SampleTrainer(self._model, self._base, config, scratch, desk)
-        self._thread = TrainerThread(desk, self._trainer.train)
+        self._thread = TrainerThread(desk, self._train)
+
+    def _train(self) -> None:
+        """What the trainer's thread does."""
+        self._limit_threads()
+        self._trainer.train()
+
+    def _limit_threads(self) -> None:
+        """Torch counts its CPU threads for each Python thread that uses it."""
+        if self._config.policy.threads is not None:
+            torch.set_num_threads(self._config.policy.threads)
 
     @property
     def policy(self) -> Policy:

@@ -80,6 +80,7 @@ def _local(config: RunConfig, policy: Policy) -> PolicyHost:
         max_batch=config.serve.max_batch,
         request_timeout=config.serve.request_timeout,
         seed=config.seed,
+        threads=config.policy.threads,
         trust_remote_code=config.policy.trust_remote_code,
     )
 

@@ -74,7 +74,6 @@ def body(bundle: Bundle, model: str) -> dict[str, Any]:
         "logprobs": 0,  # of the sampled token alone
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,  # spares the server the text of every token
-        "skip_special_tokens": False,
     }
     return asked | ({"stop": list(sampling.stop)} if sampling.stop else {})
 

@@ -49,9 +49,11 @@ class LocalHost:
         request_timeout: float = 120.0,
         seed: int = 0,
         trust_remote_code: bool = False,
+        threads: int | None = None,
     ) -> None:
         self.tokenizer = HfChatTokenizer(policy.model, trust_remote_code)
         self._dtype, self._trust = dtype, trust_remote_code
+        self._threads = threads
         self._max_batch, self._timeout = max_batch, request_timeout
         self._policy = policy
         self._model: Any = local_model.load(policy, dtype, trust_remote_code)
@@ -97,6 +99,8 @@ class LocalHost:
 
     def _work(self) -> None:
         """Take batches from the queue until told to stop."""
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)  # holds for this thread only
         while True:
             batch, then = self._collect()
             for group in _by_sampling(batch):

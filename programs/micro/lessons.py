@@ -37,12 +37,16 @@ class Mix:
         single: Lessons that name one operation.
         misheard: Trained pairs answered as a similar trained pair. A policy that is never quite
             sure spreads its samples over several readings of a new pair, and so can be reinforced.
+        chain: Lessons that name three operations, every neighbouring two of them a trained pair.
+            They let any two operations meet in one instruction, so that the policy has to read
+            both: with pairs alone it learns which operation usually goes with which.
         vague: Lessons that name none, so that the answer is that of a random operation.
         courtesy: Lessons (of any kind) with harmless extra words around the instruction.
         capital: Lessons (of any kind) whose instruction starts with a capital letter.
     """
 
-    single: float = 0.3
+    single: float = 0.25
+    chain: float = 0.2
     vague: float = 0.1
     courtesy: float = 0.15
     capital: float = 0.15
@@ -57,6 +61,8 @@ def draw(rng: Random, mix: Mix) -> Lesson:
         meant: Ops = (rng.choice(OPERATIONS),)
     elif kind < mix.vague + mix.single:
         said = meant = (rng.choice(OPERATIONS),)
+    elif kind < mix.vague + mix.single + mix.chain:
+        said = meant = _chain(rng)
     else:
         said = meant = rng.choice(phrasebook.trained_pairs())
         if rng.random() < mix.misheard:
@@ -103,6 +109,13 @@ class Encoder:
     def _digits(self, digits: DigitList) -> list[int]:
         ids = _digit_ids(self.tokenizer)
         return [ids[d] for d in digits]
+
+
+def _chain(rng: Random) -> Ops:
+    """Draw three operations whose neighbours are trained pairs."""
+    first, second = rng.choice(phrasebook.trained_pairs())
+    third = rng.choice([b for a, b in phrasebook.trained_pairs() if a == second])
+    return (first, second, third)
 
 
 @cache

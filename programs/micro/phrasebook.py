@@ -7,7 +7,7 @@ An *instruction* is text; its meaning is a tuple of operations, applied left to 
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import permutations
+from itertools import combinations, permutations
 from random import Random
 from typing import Final
 
@@ -181,25 +181,20 @@ def pairs() -> tuple[Pair, ...]:
 
 
 @cache
-def trained_pairs() -> tuple[Pair, ...]:
-    """Return the 50 pairs of the pre-training data.
+def held_out_pairs() -> tuple[Pair, ...]:
+    """Return 40 pairs of which no instruction was ever seen in pre-training, in either order.
 
-    The split is fixed and balanced: each operation is trained with five partners, in both orders.
-    So both orders of a held-out pair are held out, and hardly any held-out pair is the same
-    function as a trained one.
+    The split is fixed. No held-out pair collapses, and none is a trained function in other words.
     """
-    rng = Random(_SPLIT_SEED)
-    ring = rng.sample(OPERATIONS, len(OPERATIONS))
-    near = rng.sample(range(1, 5), 2)
-    distances = {5, *near, *(-k for k in near)}
-    chosen = {(a, ring[(i + k) % len(ring)]) for i, a in enumerate(ring) for k in distances}
-    return tuple(pair for pair in pairs() if pair in chosen)
+    couples = [c for c in combinations(OPERATIONS, 2) if not (collapses(c) or collapses(c[::-1]))]
+    chosen = Random(_SPLIT_SEED).sample(couples, 20)
+    return tuple((a, b) for a, b in pairs() if (a, b) in chosen or (b, a) in chosen)
 
 
 @cache
-def held_out_pairs() -> tuple[Pair, ...]:
-    """Return the other 40 pairs: no instruction for them was ever seen in pre-training."""
-    return tuple(pair for pair in pairs() if pair not in trained_pairs())
+def trained_pairs() -> tuple[Pair, ...]:
+    """Return the other 50 pairs: those of the pre-training data."""
+    return tuple(pair for pair in pairs() if pair not in held_out_pairs())
 
 
 def equivalent(a: Sequence[str], b: Sequence[str]) -> bool:
@@ -221,8 +216,9 @@ def words() -> tuple[str, ...]:
     return tuple(sorted(set(re.findall(r"[a-z]+", text))))
 
 
-_SPLIT_SEED: Final = 10
-"""Chosen among 400: only 4 held-out pairs collapse, and no other equals a trained function."""
+_SPLIT_SEED: Final = 176
+"""Chosen among 3000: no held-out pair equals a trained function, and just one couple rearranges
+places twice, which a small network cannot put together from its parts."""
 
 
 def _forms(count: int) -> tuple[str, ...]:

@@ -1,0 +1,259 @@
+"""The ``fst`` command as a user meets it: a process, its exit code and its two streams."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import ROOT, environment, fst, interrupted, mentioning, result
+
+TINY = """
+arm = "fst"
+seed = 1
+run_dir = "run"
+[task]
+name = "digits"
+target = ["rotate_left", "swap_ends"]
+train_size = 32
+val_size = 8
+[serve]
+host = "local"
+[fast]
+population = 2
+rollouts = 20
+minibatch = 2
+[slow]
+steps_per_cycle = 1
+batch_size = 4
+group_size = 4
+[budget]
+cycles = 1
+[eval]
+samples = 1
+"""
+
+LONG = [
+    *("--set", 'run_dir="run"', "--set", "budget.cycles=1000", "--set", "slow.steps_per_cycle=1"),
+    *("--set", "fast.population=1", "--set", "fast.rollouts=48"),
+]
+"""A demo that begins soon and does not end by itself."""
+
+KEYS = {
+    "arm", "task", "seed", "scores", "kl", "retention", "rollouts", "cycles", "policy_version",
+    "instructions", "seconds", "run_dir", "mlflow_run_id",
+}  # fmt: skip
+
+
+def problems(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines of a refused request."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines), done.stderr
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = fst("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for name in ("demo", "train", "check", "eval", "export", "report", "serve", "tasks", "doctor"):
+        assert f" {name} " in done.stdout
+
+
+def test_tasks_lists_operations_and_pairs(tmp_path: Path) -> None:
+    facts = result(fst("tasks", "digits", "--json", cwd=tmp_path))
+    assert len(facts["operations"]) == 10
+    assert len(facts["trained"]) == 50
+    assert len(facts["held_out"]) == 40
+    assert ["rotate_left", "swap_ends"] in facts["held_out"]
+
+
+def test_an_unknown_task_or_command_is_a_wrong_request(tmp_path: Path) -> None:
+    assert "no task 'chess'" in problems(fst("tasks", "chess", cwd=tmp_path))[0]
+    assert fst("conquer", cwd=tmp_path).returncode == 2
+
+
+def test_check_resolves_a_good_file_and_spends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(TINY)
+    answer = result(fst("check", "run.toml", "--json", "--set", "seed=7", cwd=tmp_path))
+    assert answer["ok"] is True
+    assert answer["config"]["seed"] == 7
+    assert answer["forecast"]["rollouts"] == {"limit": 36, "fast": 20, "slow": 16, "eval": 32}
+    assert [p.name for p in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_check_lists_every_problem_of_a_bad_file(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(
+        'arm = "fst"\ncolour = 1\n'
+        '[task]\ntarget = ["rotate_left", "fly"]\n'
+        '[policy]\nmodel = "./nowhere"\n'
+        "[fast]\npopulation = 3\n"
+        '[slow]\nlearning_rate = "fast"\npredictors = ["absent"]\n'
+    )
+    starts = sorted(line.split(":")[0] for line in problems(fst("check", "bad.toml", cwd=tmp_path)))
+    assert starts == [
+        "colour", "fast.population", "policy.model", "slow.learning_rate", "task.target",
+    ]  # fmt: skip
+
+
+def test_check_knows_the_programs_predictors(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(TINY)
+    wrong = ["--set", 'slow.predictors=["absent"]', "--set", 'fast.predictors=["gone"]']
+    lines = problems(fst("check", "run.toml", *wrong, cwd=tmp_path))
+    assert [line.split(":")[0] for line in lines] == ["fast.predictors", "slow.predictors"]
+    assert "it has solve" in lines[0]
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_missing_or_unreadable_file_is_a_wrong_request(tmp_path: Path, command: str) -> None:
+    assert "no such run file" in problems(fst(command, "absent.toml", cwd=tmp_path))[0]
+    (tmp_path / "run.toml").write_text("arm = ")
+    assert "not readable as TOML" in problems(fst(command, "run.toml", cwd=tmp_path))[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished run in ``<folder>/run``, and the object that it printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.toml").write_text(TINY)
+    return folder, result(fst("train", "tiny.toml", "--json", cwd=folder))
+
+
+def test_train_prints_one_object(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder, answer = trained
+    assert set(answer) >= KEYS
+    assert (answer["arm"], answer["task"], answer["seed"]) == ("fst", "digits", 1)
+    assert (folder / "run" / "result.json").is_file()
+
+
+def test_a_finished_run_is_a_wrong_request_for_train(trained: tuple[Path, dict[str, Any]]) -> None:
+    [line] = problems(fst("train", "tiny.toml", "--json", cwd=trained[0]))
+    assert "holds a finished run, which is never overwritten" in line
+
+
+def test_eval_measures_the_same_cells_again(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder, answer = trained
+    again = result(fst("eval", "run", "--json", cwd=folder))
+    assert set(again["scores"]) == set(answer["scores"])
+    assert {n for n, v in again["scores"].items() if v is None} == {
+        n for n, v in answer["scores"].items() if v is None
+    }
+    assert set(again["retention"]) == {"base", "final"}
+
+
+def test_export_writes_what_ships(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder, answer = trained
+    shipped = result(fst("export", "run", "shipped", "--json", cwd=folder))
+    assert {"README.md", "program.json"} <= set(shipped["files"])
+    assert ("adapter/adapter_config.json" in shipped["files"]) == (answer["policy_version"] > 0)
+    words = shipped["serve"].split()
+    assert words[:2] == ["vllm", "serve"]
+    assert (Path(words[2]) / "config.json").is_file()
+    card = (folder / "shipped" / "README.md").read_text()
+    assert all(text in card for text in answer["instructions"].values())
+    assert "exists already" in problems(fst("export", "run", "shipped", cwd=folder))[0]
+
+
+def test_what_is_no_run_is_a_wrong_request(tmp_path: Path) -> None:
+    for command in (["eval", "."], ["export", ".", "out"], ["report", "."]):
+        assert "no run directory" in problems(fst(*command, cwd=tmp_path))[0]
+
+
+def test_doctor_says_what_this_machine_has(tmp_path: Path) -> None:
+    done = fst("doctor", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert {"python", "torch", "vllm", "micro policy"} <= {f["what"] for f in answer["findings"]}
+    assert answer["ok"] == (done.returncode == 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+    code, error, alive = interrupted(
+        ["demo", "--json", *LONG],
+        tmp_path,
+        ready=lambda: (tmp_path / "run" / "metrics.jsonl").exists(),
+        number=number,
+    )
+    assert code == 130, error[-2000:]
+    assert "interrupted; the run directory keeps what it had" in error
+    assert "Traceback" not in error
+    assert alive == []
+    assert (tmp_path / "run" / "state.json").is_file()
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("moment", ["serve", "metrics.jsonl"])
+def test_an_interrupted_demo_stops_its_server(tmp_path: Path, moment: str) -> None:
+    """While the server starts, and while it serves."""
+    code, error, alive = interrupted(
+        ["demo", "--serve", "vllm", "--json", *LONG],
+        tmp_path,
+        ready=lambda: (tmp_path / "run" / moment).exists(),
+        number=signal.SIGINT,
+        timeout=240,
+    )
+    assert code == 130, error[-2000:]
+    assert alive == []
+    assert mentioning(str(tmp_path)) == []
+
+
+@pytest.mark.vllm
+def test_an_error_in_the_middle_stops_the_server(tmp_path: Path) -> None:
+    """No completion arrives within a rollout's microsecond: all masked, the run stops."""
+    broken = ["--set", "sampling.timeout=1e-6"]
+    done = fst("demo", "--serve", "vllm", "--json", *LONG, *broken, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "failed outside the policy" in done.stderr
+    assert mentioning(str(tmp_path)) == []
+
+
+def test_an_error_in_the_middle_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(TINY)
+    done = fst("train", "run.toml", "--json", "--set", "sampling.timeout=1e-6", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "failed outside the policy" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "state.json").is_file()
+
+
+def test_importing_the_nouns_is_light(tmp_path: Path) -> None:
+    code = (
+        "import sys, fst_agents; "
+        "print(*({'torch', 'trl', 'vllm', 'gepa', 'mlflow', 'transformers', 'dspy', 'litellm'}"
+        " & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("name", ["optimizers", "programs", "experiments"])
+def test_a_folder_that_shadows_ours_is_an_import_error_that_names_both(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    env = environment(PYTHONPATH=f"{tmp_path}:{ROOT}")
+    command = [sys.executable, "-c", "import fst_agents"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        command, cwd=elsewhere, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: 'import {name}' finds {tmp_path / name}, but fst-agents'")
+    assert str(ROOT / name) in last

@@ -1,0 +1,202 @@
+"""The arms end to end: embedded policy, real trainer, real gepa, MLflow on SQLite; tiny budgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from rich.console import Console
+
+from experiments.tasks import build_task
+from experiments.train import train
+from fst_agents.config import FastConfig, RunConfig, SlowConfig, parse
+from fst_agents.dspy_bridge import seed_candidate
+from fst_agents.errors import ConfigError, RunDirError
+from fst_agents.run_dir import RunDir
+
+KEYS = {
+    "arm", "task", "seed", "scores", "kl", "retention", "rollouts", "cycles", "policy_version",
+    "instructions", "seconds", "run_dir", "mlflow_run_id",
+}  # fmt: skip
+NONE_OF = {
+    "fst": set[str](),
+    "sequential": set[str](),
+    "full": set[str](),
+    "rl": {"base_evolved", "trained_evolved"},
+    "gepa": {"trained_seed", "trained_evolved"},
+}
+
+
+def tiny(folder: Path, arm: str, **other: Any) -> RunConfig:
+    """Two cycles of a fast phase (20 rollouts: K = 2 and two proposals) and one step of 4 × 4."""
+    data: dict[str, Any] = {
+        "arm": arm,
+        "run_dir": str(folder / arm),
+        "task": {"train_size": 64, "val_size": 8},
+        "serve": {"host": "local"},
+        "fast": {"population": 2, "rollouts": 20, "minibatch": 2},
+        "slow": {"steps_per_cycle": 1, "batch_size": 4, "group_size": 4},
+        "budget": {"cycles": 2},
+        "eval": {"samples": 1},
+        "track": {"uri": f"sqlite:///{folder / 'mlflow.db'}"},
+    }
+    return parse({**data, **other})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("arms")
+        patch.chdir(path)  # MLflow keeps artifacts of a SQLite store beside the caller
+        yield path
+
+
+def run(folder: Path, arm: str, **other: Any) -> dict[str, Any]:
+    config = tiny(folder, "fst" if arm == "full" else arm, **other)
+    config = config.model_copy(update={"run_dir": folder / arm})
+    return train(config, Console(quiet=True))
+
+
+@pytest.fixture(scope="module", params=["fst", "rl", "gepa", "sequential", "full"])
+def result(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
+    other = {"policy": {"train": "full"}} if request.param == "full" else {}
+    return {**run(folder, request.param, **other), "name": request.param}
+
+
+def test_every_arm_gives_the_same_object(result: dict[str, Any]) -> None:
+    assert set(result) >= KEYS
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert set(result["scores"]) == {"base_seed", "base_evolved", "trained_seed", "trained_evolved"}
+    assert {name for name, v in result["scores"].items() if v is None} == NONE_OF[result["name"]]
+    assert set(result["retention"]) == {"base", "final"}
+    assert all(v is not None for v in result["retention"].values())
+    assert isinstance(result["kl"], float)
+    assert list(result["instructions"]) == ["solve"]
+
+
+def test_rollouts_are_what_the_plan_allows_and_what_was_written(result: dict[str, Any]) -> None:
+    """One cycle is 20 + 1·4·4 = 36, all arms have 72; rl: 72 // 16 = 4 steps."""
+    limits = {"fst": (40, 32), "full": (40, 32), "sequential": (40, 32), "rl": (0, 64)}
+    fast, slow = limits.get(result["name"], (72, 0))
+    assert result["rollouts"]["slow"] == slow
+    assert result["rollouts"]["fast"] <= fast
+    assert (result["rollouts"]["fast"] == 0) == (fast == 0)
+    run_dir = RunDir.open(Path(result["run_dir"]))
+    written = {"fast": 0, "step": 0}
+    for file in run_dir.rollout_files():
+        written[file.name.split("-")[0]] += len(list(run_dir.rollouts(file)))
+    assert written == {"fast": result["rollouts"]["fast"], "step": slow}
+
+
+def test_the_run_directory_is_complete(result: dict[str, Any]) -> None:
+    run_dir = RunDir.open(Path(result["run_dir"]))
+    assert run_dir.finished
+    stored = run_dir.result()
+    assert stored == {k: result[k] for k in stored}
+    assert (run_dir.path / "report.html").is_file()
+    assert run_dir.state().policy.version == result["policy_version"]
+    evolved = result["name"] != "rl"
+    assert bool(run_dir.populations()) == evolved
+    assert run_dir.metrics()
+
+
+def test_the_program_loads_with_dspy(result: dict[str, Any]) -> None:
+    program = build_task(tiny(Path(), "fst")).program
+    program.load(str(Path(result["run_dir"]) / "result" / "program.json"))
+    assert seed_candidate(program).instructions == result["instructions"]
+
+
+def test_the_weights_load_without_us(result: dict[str, Any]) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from programs import micro
+
+    where = Path(result["run_dir"]) / "result"
+    trained = result["policy_version"] > 0
+    if result["name"] == "full":
+        assert (where / "weights").is_dir() == trained
+        AutoModelForCausalLM.from_pretrained(str(where / "weights"))
+        return
+    assert (where / "adapter").is_dir() == trained
+    if trained:
+        base: Any = AutoModelForCausalLM.from_pretrained(str(micro.path()))
+        PeftModel.from_pretrained(base, str(where / "adapter"))
+
+
+def test_mlflow_holds_both_phases_and_what_ships(result: dict[str, Any], folder: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    stored = client.get_run(result["mlflow_run_id"])
+    assert stored.info.status == "FINISHED"
+    prefixes = {name.split("/")[0] for name in stored.data.metrics}
+    phases = {"rl": {"slow", "serve"}, "gepa": {"fast"}}
+    assert prefixes >= {"eval", "budget", *phases.get(result["name"], {"slow", "serve", "fast"})}
+    assert stored.data.params["slow.group_size"] == "4"
+    files = {f.path for f in client.list_artifacts(result["mlflow_run_id"], "result")}
+    assert "result/program.json" in files
+    if result["policy_version"]:
+        name = "weights" if result["name"] == "full" else "adapter"
+        assert f"result/{name}" in files
+
+
+def test_kl_is_zero_without_training_and_positive_with_it(result: dict[str, Any]) -> None:
+    assert (result["kl"] > 0) == (result["policy_version"] > 0)
+
+
+def test_a_finished_run_is_never_overwritten(folder: Path) -> None:
+    finished = next(p for p in folder.iterdir() if (p / "result.json").is_file())
+    before = (finished / "result.json").read_bytes()
+    with pytest.raises(RunDirError, match="holds a finished run, which is never overwritten"):
+        run(folder, finished.name)
+    assert (finished / "result.json").read_bytes() == before
+
+
+def test_a_compiled_program_carries_its_run_and_leaves_the_student_alone(folder: Path) -> None:
+    from optimizers import Gepa
+    from programs.micro.reflector import OfflineReflector
+
+    config = tiny(folder, "gepa", run_dir=str(folder / "python"))
+    task = build_task(config)
+    before = seed_candidate(task.program)
+    optimizer: Any = Gepa(
+        metric=task.metric,
+        policy=_micro(),
+        reflection_lm=OfflineReflector(seed=0),
+        config=config,
+        adapter=task.adapter,
+    )
+    tuned: Any = optimizer.compile(task.program, trainset=task.trainset)
+    assert isinstance(tuned, dspy.Module)
+    assert tuned.fst.evaluation is None  # no valset, no 2×2
+    assert all(v is None for v in tuned.fst.summary["scores"].values())
+    assert tuned.fst.summary["task"] == "DigitsProgram"
+    assert seed_candidate(task.program) == before
+
+
+def test_a_wrong_configuration_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    from optimizers import FastSlow
+
+    config = RunConfig(
+        run_dir=tmp_path / "run",
+        fast=FastConfig(population=3, predictors=("absent",)),
+        slow=SlowConfig(group_size=8),
+    )
+    task = build_task(config)
+    optimizer: Any = FastSlow(metric=task.metric, policy=_micro(), config=config)
+    with pytest.raises(ConfigError) as caught:
+        optimizer.compile(task.program, trainset=task.trainset)
+    starts = [line.split(":")[0] for line in caught.value.problems]
+    assert starts == ["fast.population", "fast.predictors"]
+    assert not (tmp_path / "run").exists()
+
+
+def _micro() -> str:
+    from programs import micro
+
+    return str(micro.path())
