@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.tasks import build_task, model_path
-from experiments.train import with_threads
+from experiments.train import with_defaults
 from fst_agents.config import parse
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.errors import RunDirError
@@ -41,7 +41,7 @@ def final_policy(run: RunDir) -> Policy:
 def evaluate_again(run_dir: Path, overrides: Sequence[str], console: Console) -> dict[str, Any]:
     """Scores and intervals of every cell the run's arm has."""
     run = RunDir.open(run_dir)
-    config = with_threads(parse(run.config().model_dump(mode="json"), overrides))
+    config = with_defaults(parse(run.config().model_dump(mode="json"), overrides))
     trained, result = final_policy(run), run.result()
     task = build_task(config)
     host, why = choose_host(config, Policy(trained.model), run.path / "serve")

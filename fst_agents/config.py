@@ -35,7 +35,7 @@ class TaskConfig(Section):
 
     name: str = Field(default="digits", description="Name of a shipped task.")
     target: tuple[str, ...] = Field(
-        default=("rotate_left", "swap_ends"),
+        default=("reverse", "complement"),
         description="digits: the hidden rule, one or two operations.",
     )
     reward: Literal["partial", "exact"] = Field(
@@ -166,7 +166,7 @@ class SlowConfig(Section):
     steps_per_cycle: int = Field(default=6, ge=1, description="T, RL steps after each fast phase.")
     batch_size: int = Field(default=16, ge=1, description="Problems per RL step.")
     group_size: int = Field(default=8, ge=2, description="G, rollouts per problem over all of Φ.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of AdamW.")
     warmup_steps: int = Field(default=10, ge=0, description="Linear warm-up.")
     kl_coefficient: float = Field(
         default=0.001, ge=0, description="Weight of the KL to the base model."
@@ -193,10 +193,15 @@ class BudgetConfig(Section):
     """``[budget]``: when a run ends. Every arm gets the same number of rollouts."""
 
     cycles: int = Field(
-        default=8, ge=1, description="Cycles of the fst arm; others get its rollouts."
+        default=12, ge=1, description="Cycles of the fst arm; others get its rollouts."
     )
     rollouts: int | None = Field(
         default=None, ge=1, description="Overrides the total that cycles imply."
+    )
+    enough: float | None = Field(
+        default=None,
+        description="Stop after a cycle's RL steps if their mean reward reaches this: what is "
+        "solved only drifts. Default: 0.98 for 'digits', no such stop for a program of your own.",
     )
     seconds: float | None = Field(
         default=None, gt=0, description="Stop after the step that exceeds it."

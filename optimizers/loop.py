@@ -124,8 +124,9 @@ class Loop:
             self.cycle = phase.cycle
             if isinstance(phase, FastPhase):
                 self._evolve(phase)
-            else:
-                self._learn(phase)
+            elif self._solved(self._learn(phase)):
+                self.stopped = "budget.enough"
+                return
             if self._out_of_time():
                 self.stopped = "budget.seconds"
                 return
@@ -159,8 +160,9 @@ class Loop:
         self._save()
         parts.observer.fast(phase, report, self.population)
 
-    def _learn(self, phase: SlowPhase) -> None:
-        """The slow phase: T RL steps, one per batch."""
+    def _learn(self, phase: SlowPhase) -> list[float]:
+        """The slow phase: T RL steps, one per batch; returns their mean rewards."""
+        rewards: list[float] = []
         for _ in range(phase.steps):
             problems = self._parts.stream.next()
             groups = self._rollouts(problems)
@@ -168,8 +170,14 @@ class Loop:
             self._book("slow", report)
             self._save()
             self._parts.observer.slow(self.step, report)
+            rewards.append(report.metrics["slow/reward"])
             if self._out_of_time():
-                return
+                break
+        return rewards
+
+    def _solved(self, rewards: Sequence[float]) -> bool:
+        enough = self._parts.config.budget.enough
+        return enough is not None and sum(rewards) / len(rewards) >= enough
 
     # -- one RL step --------------------------------------------------------------------------
 

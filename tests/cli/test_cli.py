@@ -80,11 +80,12 @@ def test_an_unknown_task_or_command_is_a_wrong_request(tmp_path: Path) -> None:
 
 
 def test_check_resolves_a_good_file_and_spends_nothing(tmp_path: Path) -> None:
+    """Evaluation: four cells of 8 problems, and ten skills of 32 before and after."""
     (tmp_path / "run.toml").write_text(TINY)
     answer = result(fst("check", "run.toml", "--json", "--set", "seed=7", cwd=tmp_path))
     assert answer["ok"] is True
     assert answer["config"]["seed"] == 7
-    assert answer["forecast"]["rollouts"] == {"limit": 36, "fast": 20, "slow": 16, "eval": 32}
+    assert answer["forecast"]["rollouts"] == {"limit": 36, "fast": 20, "slow": 16, "eval": 672}
     assert [p.name for p in tmp_path.iterdir()] == ["run.toml"]
 
 
@@ -129,6 +130,7 @@ def test_train_prints_one_object(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, answer = trained
     assert set(answer) >= KEYS
     assert (answer["arm"], answer["task"], answer["seed"]) == ("fst", "digits", 1)
+    assert answer["rollouts"]["eval"] == 672  # as forecast
     assert (folder / "run" / "result.json").is_file()
 
 

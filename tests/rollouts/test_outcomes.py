@@ -291,7 +291,11 @@ def test_a_five_argument_metric_speaks_of_each_predictor() -> None:
 
 def test_objectives_and_predictor_scores_are_kept() -> None:
     def metric(gold: Any, pred: Any) -> Any:
-        scores = {"score": 1, "objectives": {"brief": 0.5}, "predictor_scores": {"solve": 0.25}}
+        scores = {
+            "score": 1,
+            "objective_scores": {"brief": 0.5},
+            "predictor_scores": {"solve": 0.25},
+        }
         return dspy.Prediction(**scores)
 
     feedback = one(Single(), metric=metric).feedback
