@@ -56,7 +56,7 @@ def evaluate_again(run_dir: Path, overrides: Sequence[str], console: Console) ->
             seed=seed_candidate(task.program),
             champion=Candidate(result["instructions"]) if config.arm != "rl" else None,
             base=Policy(trained.model),
-            trained=trained if trained.version else None,
+            trained=trained if config.arm != "gepa" else None,
             skills=task.skills,
         )
     finally:

@@ -13,10 +13,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from fst_agents.redaction import redact_url
 from fst_agents.tracking.spool import Cursor, Event
@@ -80,10 +83,19 @@ class MlflowStore:
     @property
     def _client(self) -> Any:
         if self._connected is None:
-            if self.uri.startswith("sqlite:///"):
-                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            self._connected = self._mlflow.MlflowClient(tracking_uri=self.uri)
+            with self._alone():
+                client = self._mlflow.MlflowClient(tracking_uri=self.uri)
+                client.search_experiments(max_results=1)  # makes the tables of a new database
+                self._connected = client
         return self._connected
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Two processes that make the tables of one SQLite file at once would break it for good."""
+        if not self.uri.startswith("sqlite:///"):
+            return nullcontext()
+        file = Path(self.uri.removeprefix("sqlite:///"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{file}.lock")
 
     def answers(self, cursor: Cursor) -> bool:
         """Whether the store works at all: then an event that fails is itself at fault."""

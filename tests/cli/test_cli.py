@@ -18,7 +18,7 @@ seed = 1
 run_dir = "run"
 [task]
 name = "digits"
-target = ["rotate_left", "swap_ends"]
+target = ["sort_ascending", "increment"]
 train_size = 32
 val_size = 8
 [serve]

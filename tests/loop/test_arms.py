@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
 from rich.console import Console
 
@@ -36,7 +35,7 @@ def tiny(folder: Path, arm: str, **other: Any) -> RunConfig:
     data: dict[str, Any] = {
         "arm": arm,
         "run_dir": str(folder / arm),
-        "task": {"train_size": 64, "val_size": 8},
+        "task": {"target": ["sort_ascending", "increment"], "train_size": 64, "val_size": 8},
         "serve": {"host": "local"},
         "fast": {"population": 2, "rollouts": 20, "minibatch": 2},
         "slow": {"steps_per_cycle": 1, "batch_size": 4, "group_size": 4},
@@ -118,11 +117,11 @@ def test_the_weights_load_without_us(result: dict[str, Any]) -> None:
 
     where = Path(result["run_dir"]) / "result"
     trained = result["policy_version"] > 0
-    if result["name"] == "full":
-        assert (where / "weights").is_dir() == trained
+    if result["name"] == "full" and trained:
         AutoModelForCausalLM.from_pretrained(str(where / "weights"))
         return
-    assert (where / "adapter").is_dir() == trained
+    name = "weights" if result["name"] == "full" else "adapter"
+    assert (where / name).is_dir() == trained
     if trained:
         base: Any = AutoModelForCausalLM.from_pretrained(str(micro.path()))
         PeftModel.from_pretrained(base, str(where / "adapter"))
@@ -135,8 +134,9 @@ def test_mlflow_holds_both_phases_and_what_ships(result: dict[str, Any], folder:
     stored = client.get_run(result["mlflow_run_id"])
     assert stored.info.status == "FINISHED"
     prefixes = {name.split("/")[0] for name in stored.data.metrics}
-    phases = {"rl": {"slow", "serve"}, "gepa": {"fast"}}
-    assert prefixes >= {"eval", "budget", *phases.get(result["name"], {"slow", "serve", "fast"})}
+    phases = {"rl": {"slow"}, "gepa": {"fast"}}
+    assert prefixes >= {"eval", "budget", *phases.get(result["name"], {"slow", "fast"})}
+    assert ("serve" in prefixes) == (result["policy_version"] > 0)
     assert stored.data.params["slow.group_size"] == "4"
     files = {f.path for f in client.list_artifacts(result["mlflow_run_id"], "result")}
     assert "result/program.json" in files
@@ -172,7 +172,6 @@ def test_a_compiled_program_carries_its_run_and_leaves_the_student_alone(folder:
         adapter=task.adapter,
     )
     tuned: Any = optimizer.compile(task.program, trainset=task.trainset)
-    assert isinstance(tuned, dspy.Module)
     assert tuned.fst.evaluation is None  # no valset, no 2×2
     assert all(v is None for v in tuned.fst.summary["scores"].values())
     assert tuned.fst.summary["task"] == "DigitsProgram"

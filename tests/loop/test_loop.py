@@ -242,3 +242,10 @@ def test_old_policies_are_pruned_the_newest_stay(tmp_path: Path) -> None:
     made.loop.run(plan(made.parts.config))
     kept = sorted(p.name for p in (made.run_dir.path / "policy").iterdir())
     assert kept == ["v00005", "v00006", "v00007"]
+
+
+def test_what_is_solved_is_not_trained_further(tmp_path: Path) -> None:
+    made = world(tmp_path, tiny(budget={"enough": 0.9}), metric=lambda gold, pred: 1.0)
+    made.loop.run(plan(made.parts.config))
+    assert made.loop.stopped == "budget.enough"
+    assert (made.loop.cycle, made.loop.step) == (0, 2)

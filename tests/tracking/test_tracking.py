@@ -400,3 +400,20 @@ def test_a_sample_of_rollouts_spans_worst_to_best() -> None:
     assert scores[-1] == 1.0
     assert len(scores) == 4
     assert [r.score for r in spread([rollout(1.0), rollout(0.0)], 4)] == [0.0, 1.0]
+
+
+def test_processes_that_open_a_new_database_at_once_do_not_break_it(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from fst_agents.tracking import MlflowTracker; "
+        "t = MlflowTracker.start(sys.argv[1], 'fst', 'r', {}, {}, Path(sys.argv[2])); "
+        "sys.exit(t.finish())"
+    )
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, uri, str(tmp_path / f"{i}.jsonl")])
+        for i in range(3)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    client = mlflow.MlflowClient(uri)
+    [experiment] = client.search_experiments(filter_string="name = 'fst'")
+    assert len(client.search_runs([experiment.experiment_id])) == 3
