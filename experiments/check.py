@@ -9,8 +9,8 @@ from typing import Any
 
 import dspy
 
-from experiments.tasks import Task, build_task, model_path
-from fst_agents.config import RunConfig, examine
+from experiments.tasks import BUILDERS, Task, build_task, model_path
+from fst_agents.config import RunConfig, TaskConfig, examine
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.errors import ConfigError, FstError
 from fst_agents.run_dir import RunDir
@@ -34,10 +34,9 @@ def check(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
         lambda: choose(config),
     ]
     found += [line for attempt in attempts for line in _trouble(attempt)]
-    try:
-        found += _task(build_task(config), config)
-    except ConfigError as error:
-        found += error.problems
+    found += _trouble(lambda: build_task(config))
+    if config.task.name in BUILDERS:
+        found += _task(_some_task(config), config)
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
     return config
@@ -75,6 +74,16 @@ def _trouble(attempt: Callable[[], object]) -> list[str]:
     except FstError as error:
         return [str(error)]
     return []
+
+
+def _some_task(config: RunConfig) -> Task:
+    """The task asked for, or with its own defaults where a wrong rule keeps it from being built:
+    what else is wrong can still be found."""
+    try:
+        return build_task(config)
+    except ConfigError:
+        defaults = TaskConfig(name=config.task.name)
+        return build_task(config.model_copy(update={"task": defaults}))
 
 
 def _task(task: Task, config: RunConfig) -> list[str]:

@@ -155,7 +155,8 @@ def tiles(
         out.append(("Cycles", number(result["cycles"]), "rounds of fast, then slow learning"))
     if lines:
         out.append(("Rollouts", number(lines[-1]["rollouts"]), "tries at a problem, all phases"))
-        out.append(("Time", duration(lines[-1]["seconds"]), "of training"))
+        training = [line for line in lines if line["phase"] != "eval"]
+        out.append(("Time", duration(training[-1]["seconds"]), "of training"))
     return out
 
 
