@@ -66,7 +66,9 @@ def test_harmless_words_change_nothing(courtesy: str) -> None:
         for op in phrasebook.OPERATIONS
         for i in range(3)
     ]
-    assert measure(model, words, lessons).sampled >= 0.95
+    measured = measure(model, words, lessons)
+    assert measured.greedy == 1.0
+    assert measured.sampled >= 0.9
 
 
 def test_the_table_agrees_with_generated_answers() -> None:
