@@ -99,7 +99,8 @@ def test_check_lists_every_problem_of_a_bad_file(tmp_path: Path) -> None:
     )
     starts = sorted(line.split(":")[0] for line in problems(fst("check", "bad.toml", cwd=tmp_path)))
     assert starts == [
-        "colour", "fast.population", "policy.model", "slow.learning_rate", "task.target",
+        "colour", "fast.population", "policy.model", "slow.learning_rate", "slow.predictors",
+        "task.target",
     ]  # fmt: skip
 
 
