@@ -23,7 +23,7 @@ from fst_agents.dspy_bridge import apply, problems, seed_candidate
 from fst_agents.errors import ConfigError
 from fst_agents.redaction import public_config
 from fst_agents.rollouts import Limits, Runner
-from fst_agents.run_dir import RunDir, default_name, to_json
+from fst_agents.run_dir import RunDir, default_name
 from fst_agents.scoring import Metric
 from fst_agents.serving.choose import choose_host
 from fst_agents.serving.host import PolicyHost
@@ -35,6 +35,7 @@ from optimizers.loop import Loop, Observer, Parts, Silence
 from optimizers.plan import FastPhase, SlowPhase, plan
 from optimizers.protocols import FastOptimizer, SlowOptimizer
 from optimizers.reflection import build_reflection, wrap_reflection
+from optimizers.summary import summarize
 
 
 @dataclass(frozen=True)
@@ -355,44 +356,3 @@ def _kl(slow: SlowOptimizer | None, evaluation: Evaluation) -> float | None:
         return None
     calls = [c for r in evaluation.sequences for c in r.calls]
     return slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])
-
-
-def summarize(
-    config: RunConfig,
-    result: RunResult,
-    evaluation: Evaluation | None,
-    kl: float | None,
-    trained: bool,
-    seconds_total: float,
-) -> dict[str, Any]:
-    """The JSON object of a run: what ``--json`` prints and ``result.json`` holds."""
-    cells = evaluation.cells if evaluation else {}
-    kept = evaluation.retention if evaluation else {}
-    names = ("base_seed", "base_evolved", "trained_seed", "trained_evolved")
-    champion = result.champion
-    return {
-        "arm": result.arm,
-        "task": config.task.name,
-        "target": list(config.task.target) if config.task.name == "digits" else None,
-        "seed": result.seed,
-        "scores": {n: s.mean if (s := cells.get(n)) else None for n in names},
-        "intervals": {n: [s.low, s.high] if (s := cells.get(n)) else None for n in names},
-        "kl": kl if trained else (0.0 if evaluation else None),
-        "retention": {n: s.mean if (s := kept.get(n)) else None for n in ("base", "final")},
-        "rollouts": {
-            "fast": result.spend.fast_rollouts,
-            "slow": result.spend.slow_rollouts,
-            "eval": evaluation.rollouts if evaluation else 0,
-        },
-        "cycles": result.cycles,
-        "steps": result.spend.gradient_steps,
-        "policy_version": result.policy.version,
-        "champion": champion.id,
-        "instructions": dict(champion.instructions),
-        "population": to_json(result.population)["candidates"],
-        "seconds": result.spend.seconds,
-        "seconds_total": seconds_total,
-        "stopped": result.stopped,
-        "run_dir": str(result.run_dir),
-        "mlflow_run_id": result.mlflow_run_id,
-    }

@@ -1,0 +1,50 @@
+"""A run in one JSON object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fst_agents.config import RunConfig
+from fst_agents.run_dir import to_json
+from fst_agents.types import RunResult
+from optimizers.evaluation import CELLS, Evaluation
+
+
+def summarize(
+    config: RunConfig,
+    result: RunResult,
+    evaluation: Evaluation | None,
+    kl: float | None,
+    trained: bool,
+    seconds_total: float,
+) -> dict[str, Any]:
+    """The JSON object of a run: what ``--json`` prints and ``result.json`` holds."""
+    cells = evaluation.cells if evaluation else {}
+    kept = evaluation.retention if evaluation else {}
+    champion = result.champion
+    return {
+        "arm": result.arm,
+        "task": config.task.name,
+        "target": list(config.task.target) if config.task.name == "digits" else None,
+        "seed": result.seed,
+        "scores": {n: s.mean if (s := cells.get(n)) else None for n in CELLS},
+        "intervals": {n: [s.low, s.high] if (s := cells.get(n)) else None for n in CELLS},
+        "kl": kl if trained else (0.0 if evaluation else None),
+        "retention": {n: s.mean if (s := kept.get(n)) else None for n in ("base", "final")},
+        "rollouts": {
+            "fast": result.spend.fast_rollouts,
+            "slow": result.spend.slow_rollouts,
+            "eval": evaluation.rollouts if evaluation else 0,
+        },
+        "cycles": result.cycles,
+        "steps": result.spend.gradient_steps,
+        "policy_version": result.policy.version,
+        "champion": champion.id,
+        "instructions": dict(champion.instructions),
+        "population": to_json(result.population)["candidates"],
+        "seconds": result.spend.seconds,
+        "seconds_total": seconds_total,
+        "stopped": result.stopped,
+        "run_dir": str(result.run_dir),
+        "mlflow_run_id": result.mlflow_run_id,
+    }
