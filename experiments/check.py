@@ -7,39 +7,56 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import dspy
-
-from experiments.tasks import BUILDERS, Task, build_task, model_path
-from fst_agents.config import RunConfig, TaskConfig, examine
-from fst_agents.dspy_bridge import problems, seed_candidate
+from experiments.tasks import (
+    Task,
+    build_task,
+    model_path,
+    policy_adapter,
+    resolved,
+    smoke,
+)
+from fst_agents.config import RunConfig, TaskConfig, examine, too_few
+from fst_agents.dspy_bridge import seed_candidate
+from fst_agents.dspy_fixed import fixed_models, learning_faults
 from fst_agents.errors import ConfigError, FstError
+from fst_agents.preflight import preflight
 from fst_agents.run_dir import RunDir
-from fst_agents.scoring import Metric, Scorer
 from fst_agents.serving.choose import choose
 from optimizers.plan import FastPhase, plan, total_rollouts
+from programs.catalog import TASKS
 
 
-def check(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+def check(
+    data: Mapping[str, Any], overrides: Sequence[str] = (), *, small: bool = False
+) -> RunConfig:
     """Validate a run file's content and all that it refers to.
+
+    Args:
+        small: the least of everything (``--smoke``), with a stand-in for the reflection model.
+
+    Returns:
+        The configuration with all that the task and the policy decide written out.
 
     Raises:
         ConfigError: every problem, one line each.
     """
     config, found = examine(data, overrides)
+    config = smoke(config) if small else config
     attempts: list[Callable[[], object]] = [
         lambda: model_path(config.policy.model),
         lambda: plan(config),
         lambda: _port(config),
         lambda: _run_dir(config),
         lambda: choose(config),
+        lambda: build_task(config),
     ]
     found += [line for attempt in attempts for line in _trouble(attempt)]
-    found += _trouble(lambda: build_task(config))
-    if config.task.name in BUILDERS:
-        found += _task(_some_task(config), config)
+    task = _some_task(config)
+    if task is not None:
+        found += _faults(task, config, offline_needed=not small)
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
-    return config
+    return resolved(config)
 
 
 def forecast(config: RunConfig) -> dict[str, Any]:
@@ -49,8 +66,9 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     steps = sum(p.steps for p in phases if not isinstance(p, FastPhase))
     slow = steps * config.slow.batch_size * config.slow.group_size
     cells = {"fst": 4, "sequential": 4, "gepa": 2, "rl": 2}[config.arm]
-    skills = sum(len(skill.problems) for skill in build_task(config).skills)
-    evaluation = cells * config.task.val_size * config.eval.samples
+    task = build_task(config)
+    skills = sum(len(skill.problems) for skill in task.skills)
+    evaluation = cells * len(task.valset) * config.eval.samples
     evaluation += skills * (1 if config.arm == "gepa" else 2)
     return {
         "rollouts": {
@@ -76,32 +94,40 @@ def _trouble(attempt: Callable[[], object]) -> list[str]:
     return []
 
 
-def _some_task(config: RunConfig) -> Task:
+def _some_task(config: RunConfig) -> Task | None:
     """The task asked for, or with its own defaults where a wrong rule keeps it from being built:
     what else is wrong can still be found."""
     try:
         return build_task(config)
-    except ConfigError:
-        defaults = TaskConfig(name=config.task.name)
-        return build_task(config.model_copy(update={"task": defaults}))
+    except FstError:
+        if config.task.program is not None or config.task.name not in TASKS:
+            return None
+        try:
+            task = TaskConfig(name=config.task.name)
+            return build_task(config.model_copy(update={"task": task}))
+        except FstError:  # its data are not on this machine
+            return None
 
 
-def _task(task: Task, config: RunConfig) -> list[str]:
-    """Predictor names, example ids, and whether the metric scores at all."""
-    found: list[str] = []
-    names = seed_candidate(task.program).instructions
-    for key, asked in (
-        ("fast.predictors", config.fast.predictors),
-        ("slow.predictors", config.slow.predictors),
-    ):
-        missing = [] if asked == "*" else sorted(set(asked) - set(names))
-        found += [
-            f"{key}: the program has no predictor {name!r}; it has {', '.join(names)}"
-            for name in missing
-        ]
-    found += _trouble(lambda: problems([*task.trainset]))
-    found += _trouble(lambda: scores_something(task.metric, task.trainset[0]))
-    if config.fast.reflection_lm == "offline" and task.offline is None and config.arm != "rl":
+def _faults(task: Task, config: RunConfig, *, offline_needed: bool) -> list[str]:
+    """What is wrong between a task and the rest of the run file."""
+    found = _trouble(lambda: seed_candidate(task.program))
+    if found:
+        return found
+    found += learning_faults(task.program, config) + _trouble(lambda: fixed_models(config))
+    found += preflight(
+        task.program,
+        [*task.trainset, *task.valset],
+        task.metric,
+        adapter=policy_adapter(config),
+        fixed=config.fixed,
+        score_range=task.score_range,
+        **_policy_facts(config),
+    )
+    if len(task.trainset) < config.slow.batch_size and config.task.train_size is None:
+        found.append(too_few(len(task.trainset), config.slow.batch_size))
+    offline = config.fast.reflection_lm == "offline" and config.arm != "rl"
+    if offline and task.reflect is None and offline_needed:
         found.append(
             f"fast.reflection_lm: 'offline' does not know the task {config.task.name!r}; name a "
             "LiteLLM model, for example 'openai/gpt-5-mini'"
@@ -109,19 +135,24 @@ def _task(task: Task, config: RunConfig) -> list[str]:
     return found
 
 
-def scores_something(metric: Metric, example: dspy.Example) -> None:
-    """Ask the metric about the example's own labels: free, and it shows a metric without a score.
+def _policy_facts(config: RunConfig) -> dict[str, Any]:
+    """Tokenizer and context length of a policy that is on this machine; nothing otherwise.
 
-    Raises:
-        ConfigError: the metric gives no score to what is right by definition.
+    A model that has still to be fetched is looked at when it is served.
     """
-    prediction = dspy.Prediction(**example.labels().toDict())
-    score = Scorer(metric)(example, prediction, []).score
-    if score is None:
-        raise ConfigError(
-            "metric: returned no score for a training example's own labels; it must return a "
-            "number, or a dspy.Prediction with `score`"
-        )
+    from transformers import AutoConfig  # seconds to import
+
+    from fst_agents.serving.tokenizer import HfChatTokenizer
+
+    try:
+        path = model_path(config.policy.model)
+        tokenizer = HfChatTokenizer(path, config.policy.trust_remote_code)
+        model = AutoConfig.from_pretrained(path, trust_remote_code=config.policy.trust_remote_code)
+    except (FstError, OSError, ValueError):
+        return {}
+    own = model.get_text_config().max_position_embeddings
+    asked = config.serve.context_length
+    return {"tokenizer": tokenizer, "context_length": own if asked is None else min(own, asked)}
 
 
 def _port(config: RunConfig) -> None:
@@ -135,7 +166,7 @@ def _port(config: RunConfig) -> None:
         except OSError as error:
             raise ConfigError(
                 f"serve.port: {port} is in use ({error.strerror}); name another, or leave it out "
-                "for a free one"
+                "for a private socket"
             ) from error
 
 

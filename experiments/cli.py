@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -97,15 +98,45 @@ def demo(
 
 
 @app.command()
-def train(run_file: RunFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """One run of a run file."""
+def train(
+    run_file: Annotated[
+        Path | None, typer.Argument(help="Run file (TOML); see docs/run-file.md.")
+    ] = None,
+    program: Annotated[
+        str | None, typer.Option(help="Your own program, 'module:name'; see docs/own-task.md.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Its metric, 'module:name'.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Its examples, JSONL.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The policy: 'micro', a folder, a Hugging Face name.")
+    ] = None,
+    reflection_lm: Annotated[
+        str | None, typer.Option(help="LiteLLM name of the reflection model.")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="The least of everything: do all parts work?")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """One run of a run file, or of a program of your own."""
     from experiments.check import check as examine
     from experiments.demo import show
     from experiments.train import train as run
-    from fst_agents.config import read
+    from fst_agents.config import merge, read
 
     with command(as_json) as result:
-        result |= run(examine(read(run_file), overrides or []), err)
+        if run_file is None and program is None:
+            raise ConfigError(
+                "nothing to train: give a run file, or --program, --metric and --data"
+            )
+        options = {
+            "task": {"program": program, "metric": metric, "data": data},
+            "policy": {"model": model},
+            "fast": {"reflection_lm": reflection_lm},
+        }
+        given = merge({} if run_file is None else read(run_file), options)
+        result |= run(examine(given, overrides or [], small=smoke), err, stand_in=smoke)
     if not as_json:
         show(result, Console())
 
@@ -126,15 +157,35 @@ def check(run_file: RunFile, overrides: Overrides = None, as_json: Json = False)
 
 
 @app.command("eval")
-def evaluate(run_dir: RunFolder, overrides: Overrides = None, as_json: Json = False) -> None:
-    """The 2×2 of a finished run again: base/trained weights × seed/evolved instructions."""
+def evaluate(
+    run_dir: Annotated[Path | None, typer.Argument(help="Run directory.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Instead of a run: a task's program as it is shipped.")
+    ] = None,
+    lm: Annotated[
+        str | None, typer.Option(help="With --task: any LiteLLM model, sampled as it is.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="With --task: a policy, 'micro', a folder or Hugging Face name.")
+    ] = "micro",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """The 2×2 of a finished run again, or the seed program of a task on any model."""
     from experiments.demo import table
     from experiments.evaluate import evaluate_again
+    from experiments.evaluate_task import evaluate_task, task_table
 
     with command(as_json) as result:
-        result |= evaluate_again(run_dir, overrides or [], err)
+        if (run_dir is None) == (task is None):
+            raise ConfigError("expected either a run directory or --task NAME")
+        if run_dir is not None:
+            result |= evaluate_again(run_dir, overrides or [], err)
+        else:
+            data = {"task": {"name": task}, "policy": {"model": model if lm is None else lm}}
+            result |= evaluate_task(data, overrides or [], lm, err)
     if not as_json:
-        Console().print(table(result))
+        Console().print(table(result) if run_dir is not None else task_table(result))
 
 
 @app.command()
@@ -167,15 +218,19 @@ def report(run_dir: RunFolder, as_json: Json = False) -> None:
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="'micro', a model folder or name, or a run.")],
-    port: Annotated[
-        int | None, typer.Option(help="Port on 127.0.0.1; a free one if absent.")
+    port: Annotated[int | None, typer.Option(help="Port; a free one if absent.")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address; beyond 127.0.0.1 it takes --api-key-env.")
+    ] = "127.0.0.1",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Variable with the key that clients must send.")
     ] = None,
 ) -> None:
     """The guarded vLLM server by itself, until Ctrl-C."""
     from experiments.serve import serve_until_interrupted
 
     with command(False):
-        serve_until_interrupted(model, port)
+        serve_until_interrupted(model, port, host, api_key_env)
 
 
 @app.command()
@@ -184,14 +239,90 @@ def tasks(
     as_json: Json = False,
 ) -> None:
     """The shipped tasks; with a name, what it is made of."""
-    from experiments.tasks import FACTS, SUMMARIES
+    from experiments.tasks import describe
+    from programs.catalog import TASKS
 
     with command(as_json) as result:
-        if name is not None and name not in FACTS:
-            raise ConfigError(f"no task {name!r}; there are {', '.join(sorted(FACTS))}")
-        result |= SUMMARIES if name is None else FACTS[name]()
+        result |= {n: e.summary for n, e in TASKS.items()} if name is None else describe(name)
     if not as_json:
         Console().print_json(data=result)
+
+
+@app.command()
+def compare(
+    run_file: RunFile,
+    arms: Annotated[
+        str, typer.Option(help="Arms, with commas between them.")
+    ] = "fst,rl,gepa,sequential,distill",
+    seeds: Annotated[int, typer.Option(help="Runs per arm; seeds count up from the file's.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    out: Annotated[
+        Path, typer.Option(help="Results folder; the same one goes on where it was.")
+    ] = Path("runs/compare"),
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Arms × seeds on equal rollouts: a table with intervals and paired tests."""
+    from experiments.compare import arms_grid, pairs_grid, plan_comparison
+    from experiments.compare import compare as run
+    from experiments.studies.page import console_table
+    from fst_agents.config import read
+
+    with command(as_json) as result:
+        names = [name.strip() for name in arms.split(",") if name.strip()]
+        asked = plan_comparison(read(run_file), overrides or [], names, seeds)
+        result |= run(asked, out, command=_command_line(), jobs=jobs, note=err.print)
+    if not as_json:
+        Console().print(console_table(arms_grid(result), "Mean, 95 % interval"))
+        Console().print(console_table(pairs_grid(result), "Pairs of arms on equal seeds"))
+        print(result["report"])
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="A study, 'all', or 'sweep'; see docs/studies.md.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two targets, one seed, three quarters of the budget.")
+    ] = False,
+    targets: Annotated[
+        int | None, typer.Option(help="The first so many of the fixed targets.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs per target and arm.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
+    out: Annotated[
+        Path | None, typer.Option(help="Results folder; the same one goes on where it was.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """One of the paper's findings, or all: the protocol, our figure beside theirs, a verdict."""
+    from experiments.studies.catalog import SWEEP, chosen
+    from experiments.studies.page import console_table
+    from experiments.studies.run import overview_grid, run_studies
+    from experiments.studies.scope import make_scope
+    from experiments.studies.sweep import sweep, sweep_grid
+
+    folder = out or Path("runs/studies-quick" if quick else "runs/studies")
+    with command(as_json) as result:
+        studies = [] if name == SWEEP else chosen(name)
+        scope = make_scope(overrides or [], quick=quick, targets=targets, seeds=seeds)
+        how = {"command": _command_line(), "jobs": jobs, "note": err.print}
+        for one in studies:
+            err.print(f"[bold]{one.protocol.finding}[/] {one.name}: {one.protocol.procedure}")
+        result |= run_studies(studies, scope, folder, **how) if studies else sweep(scope, folder, **how)
+    if not as_json:
+        if studies:
+            told = result.get("studies", [result])
+            Console().print(console_table(overview_grid(told), "The paper and this run"))
+            for one in told:
+                print(one["words"])
+        else:
+            Console().print(console_table(sweep_grid(result["rows"]), "Learning rates of rl"))
+
+
+def _command_line() -> str:
+    """What was typed, for the page that it leads to."""
+    return shlex.join(["fst", *sys.argv[1:]])
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""``fst eval``: the 2×2 of a finished run, measured again."""
+"""``fst eval RUN_DIR``: the 2×2 of a finished run, measured again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.tasks import build_task, model_path
-from experiments.train import with_defaults
-from fst_agents.config import parse
+from experiments.tasks import build_task, model_path, policy_adapter, resolved
+from fst_agents.config import least_score, parse
 from fst_agents.dspy_bridge import problems, seed_candidate
+from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import RunDirError
+from fst_agents.outcomes import FailureScores
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
 from fst_agents.serving.choose import choose_host
@@ -41,13 +42,23 @@ def final_policy(run: RunDir) -> Policy:
 def evaluate_again(run_dir: Path, overrides: Sequence[str], console: Console) -> dict[str, Any]:
     """Scores and intervals of every cell the run's arm has."""
     run = RunDir.open(run_dir)
-    config = with_defaults(parse(run.config().model_dump(mode="json"), overrides))
+    config = resolved(parse(run.config().model_dump(mode="json"), overrides))
     trained, result = final_policy(run), run.result()
     task = build_task(config)
     host, why = choose_host(config, Policy(trained.model), run.path / "serve")
     console.print(why)
     limits = Limits(config.sampling.concurrency, config.sampling.timeout, config.sampling.retries)
-    runner = Runner(task.program, task.eval_metric, host, adapter=task.adapter, limits=limits)
+    metric = task.metric if task.eval_metric is None else task.eval_metric
+    runner = Runner(
+        task.program,
+        metric,
+        host,
+        adapter=policy_adapter(config),
+        limits=limits,
+        fixed=fixed_models(config),
+        failures=FailureScores(least_score(config)),
+        score_range=config.task.score_range,
+    )
     try:
         sampling = Sampling(config.eval.temperature, max_tokens=config.sampling.max_tokens)
         evaluation = evaluate_run(

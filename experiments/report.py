@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,11 @@ from markupsafe import Markup
 
 from experiments.charts import duration, lineage, number, percent
 from experiments.report_learning import charts, cycles, family, path_to
+from experiments.report_outcomes import candidates, outcomes, predictors, tally
 from fst_agents.run_dir import RunDir
 from fst_agents.tracking.mlflow_tracker import url_hint
 from fst_agents.tracking.spool import Spool
-from fst_agents.types import Outcome, Rollout
+from fst_agents.types import Rollout
 
 SAMPLED = 3
 """Rollouts shown from each end of the last step."""
@@ -25,15 +24,6 @@ CELLS = (
     ("Base weights", "base_seed", "base_evolved"),
     ("Trained weights", "trained_seed", "trained_evolved"),
 )
-OUTCOME_MEANING = {
-    Outcome.OK: "answered and scored",
-    Outcome.PARSE_FAILURE: "the answer could not be read; counts as a failure",
-    Outcome.TRUNCATED: "cut off at the token limit; counts as a failure",
-    Outcome.PROGRAM_ERROR: "the program raised an error; counts as a failure",
-    Outcome.METRIC_ERROR: "the metric raised an error; left out of training",
-    Outcome.TIMEOUT: "took too long; left out of training",
-    Outcome.INFRA_ERROR: "the server failed; left out of training",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +64,11 @@ def context(run: RunDir) -> dict[str, Any]:
     known = family(records)
     champion = records[-1]["champion"] if records else ""
     files = run.rollout_files()
+    counted = tally(run, files)
+    target = config.task.options.get("target") if config.task.name == "digits" else None
     return {
         "config": config,
-        "target": " → ".join(config.task.target) if config.task.name == "digits" else None,
+        "target": " → ".join(target) if target else None,
         "toml": (run.path / "run.toml").read_text(encoding="utf-8"),
         "name": run.path.absolute().name,
         "result": result,
@@ -87,7 +79,9 @@ def context(run: RunDir) -> dict[str, Any]:
         "lineage": Markup(lineage(records)),
         "path": path_to(champion, known),
         "cycles": cycles(records, known),
-        "outcomes": outcomes(run, files),
+        "outcomes": outcomes(counted),
+        "predictors": predictors(counted, lines),
+        "candidates": candidates(counted),
         "samples": samples(run, files),
         "spend": spend(result, lines),
         "totals": totals(run),
@@ -158,25 +152,6 @@ def tiles(
         training = [line for line in lines if line["phase"] != "eval"]
         out.append(("Time", duration(training[-1]["seconds"]), "of training"))
     return out
-
-
-def outcomes(run: RunDir, files: Sequence[Path]) -> dict[str, Any]:
-    """How rollouts ended, counted by the phase that ran them."""
-    phases = {"step": "slow", "eval": "evaluation"}
-    counts: dict[str, Counter[Outcome]] = {}
-    for file in files:
-        phase = phases.get(re.split(r"[-.]", file.name)[0], "fast")
-        counts.setdefault(phase, Counter()).update(r.outcome for r in run.rollouts(file))
-    seen = [o for o in Outcome if any(counter[o] for counter in counts.values())]
-    rows = [
-        (o.value, OUTCOME_MEANING[o], [_share(c[o], c.total()) for c in counts.values()])
-        for o in seen
-    ]
-    return {"phases": list(counts), "rows": rows}
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{number(part)} ({100 * part / whole:.1f}%)" if part else "0"
 
 
 def samples(run: RunDir, files: Sequence[Path]) -> tuple[str, list[tuple[str, list[Rollout]]]]:

@@ -68,9 +68,11 @@ def by_candidate(
     lines: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
 ) -> tuple[Series, ...]:
     """A series per candidate; those that lived longest get a colour and a name."""
-    prefix = "slow/reward/"
-    names = dict.fromkeys(n for e in lines for n in e["metrics"] if n.startswith(prefix))
-    curves = {name.removeprefix(prefix): curve(lines, name) for name in names}
+    head, tail = "slow/candidate/", "/reward"
+    names = dict.fromkeys(
+        n for e in lines for n in e["metrics"] if n.startswith(head) and n.endswith(tail)
+    )
+    curves = {name.removeprefix(head).removesuffix(tail): curve(lines, name) for name in names}
     texts = {
         c["id"]: " · ".join(c["instructions"].values()) for r in records for c in r["candidates"]
     }

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fst_agents.config import RunConfig
+from programs.catalog import TASKS
+from programs.task import Entry, Options
 
 Schema = Mapping[str, Any]
 
@@ -37,15 +39,15 @@ target = ["decrement", "swap_ends"]
 - `--set key=value` wins over the file and may be repeated: `--set slow.learning_rate=3e-4`,
   `--set 'task.target=["double", "reverse"]'`. The value is read as TOML, else as plain text.
 - The resolved file is written to `run.toml` in the run directory. Texts in `fast.reflection_args`
-  under a key that looks like a secret, such options in `serve.extra_args` and passwords in URLs
-  are blotted out there.
+  and `fixed.*.args` under a key that looks like a secret, such options in `serve.extra_args` and
+  passwords in URLs are blotted out there.
 
 Three rules hold between keys:
 
 - `fast.population` (K) divides `slow.group_size` (G).
 - Unless `arm = "rl"`, `fast.rollouts` pays for K members and one proposal on the anchor set, which
   has `slow.steps_per_cycle · slow.batch_size` problems.
-- `slow.batch_size` is at most `task.train_size`.
+- `slow.batch_size` is at most the number of training problems.
 
 The defaults follow the paper (arXiv 2605.12484) where it speaks, and are sized for the embedded
 micro policy otherwise: a larger model wants at least its own `sampling.max_tokens` and
@@ -60,14 +62,31 @@ def render() -> str:
     top: dict[str, Schema] = {}
     tables: list[str] = []
     for name, field in schema["properties"].items():
-        if "$ref" in field:
+        if name == "fixed":
+            fixed = sections["FixedModel"]
+            defaults_of = {key: f.get("default") for key, f in fixed["properties"].items()}
+            table = _table(fixed["properties"], defaults_of)
+            meaning = fixed["description"].replace("\n", " ")
+            tables.append(f"## `[fixed.<predictor>]`: a model of its own\n\n{meaning}\n\n{table}")
+        elif "$ref" in field:
             section = sections[field["$ref"].rsplit("/", 1)[1]]
             table = _table(section["properties"], defaults[name])
             tables.append(f"{_heading(name, section['description'])}\n\n{table}")
         else:
             top[name] = field
     head = f"## Top level\n\n{_table(top, defaults)}"
-    return "\n".join([HEAD, head, *tables])
+    return "\n".join([HEAD, head, *tables, *map(_options, TASKS.values())])
+
+
+def _options(entry: Entry) -> str:
+    """The keys that one shipped task adds to ``[task]``."""
+    shared = Options.model_fields
+    schema = entry.options.model_json_schema()
+    own = {name: field for name, field in schema["properties"].items() if name not in shared}
+    defaults = {**entry.options().model_dump(mode="json")}
+    sizes = ", ".join(f"`{name}` {defaults[name]}" for name in shared)
+    head = f'## `[task] name = "{entry.name}"`: {entry.summary}\n\nSizes by default: {sizes}.\n'
+    return f"{head}\n{_table(own, defaults)}"
 
 
 def _table(fields: Mapping[str, Schema], defaults: Mapping[str, Any]) -> str:
@@ -86,6 +105,8 @@ def _type(field: Schema) -> str:
     if "const" in field or "enum" in field:
         choices = [field["const"]] if "const" in field else field["enum"]
         return " or ".join(f"`{json.dumps(choice)}`" for choice in choices)
+    if "prefixItems" in field:
+        return f"[{', '.join(_type(kind) for kind in field['prefixItems'])}]"
     if field["type"] == "array":
         return f"list of {_type(field['items'])}s"
     bounds = ((">", "exclusiveMinimum"), ("≥", "minimum"), ("≤", "maximum"))

@@ -1,107 +1,170 @@
-"""The shipped tasks, each as everything an arm needs. The composition root: plain Python."""
+"""From a run file to a task: a shipped one by its name, or a program of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dspy
 
-from fst_agents.config import RunConfig, TaskConfig
-from fst_agents.dspy_bridge import problems
+from experiments.own_task import own_task
+from fst_agents.config import RunConfig, TaskConfig, read_options
 from fst_agents.errors import ConfigError
-from fst_agents.scoring import Metric
-from fst_agents.types import Candidate
-from optimizers.evaluation import Skill
 from programs import micro
-from programs.digits import Digits, other_skills
-from programs.micro import phrasebook
+from programs.catalog import TASKS
 from programs.micro.adapter import CompactAdapter
-from programs.micro.reflector import OfflineReflector
+from programs.task import Entry, Options, Task
 
 MICRO = "micro"
 
-
-@dataclass(frozen=True)
-class Task:
-    """A program, its data and its metrics.
-
-    ``offline`` is the reflector that knows the task, ``adapter`` the one that the policy was
-    trained to answer (``None``: DSPy's own).
-    """
-
-    program: dspy.Module
-    trainset: Sequence[dspy.Example]
-    valset: Sequence[dspy.Example]
-    metric: Metric
-    eval_metric: Metric
-    skills: Sequence[Skill] = ()
-    offline: Callable[[str], str] | None = None
-    adapter: dspy.Adapter | None = None
-    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+OWN_KEYS = ("program", "metric", "eval_metric", "data", "eval_data", "inputs")
+"""Keys of ``[task]`` that only a program of one's own has."""
 
 
 def build_task(config: RunConfig) -> Task:
-    """The task that a run file names.
+    """The task that a run file asks for.
 
     Raises:
-        ConfigError: an unknown task, or a rule it does not have.
+        ConfigError: an unknown task, or options that it does not have.
     """
-    builder = BUILDERS.get(config.task.name)
-    if builder is None:
-        raise ConfigError(
-            f"task.name: no task {config.task.name!r}; there are {', '.join(sorted(BUILDERS))}"
-        )
-    return builder(config)
-
-
-def _digits(config: RunConfig) -> Task:
     asked = config.task
+    if asked.program is not None:
+        return _own(asked, config.seed)
+    entry = _entry(asked)
+    options = task_options(asked)
     try:
-        task = Digits(
-            asked.target,
-            reward=asked.reward,
-            train_size=asked.train_size,
-            val_size=0,
-            test_size=asked.val_size,
-            seed=config.seed,
-        )
+        task = entry.build(options, config.seed)
     except ValueError as error:
-        raise ConfigError(f"task.target: {error}") from error
-    return Task(
-        program=task.program,
-        trainset=task.trainset,
-        valset=task.testset,
-        metric=task.metric,
-        eval_metric=task.exact_metric,
-        skills=digits_skills(asked),
-        offline=OfflineReflector(seed=config.seed),
-        adapter=CompactAdapter() if config.policy.model == MICRO else None,
+        raise ConfigError(f"task: {error}") from error
+    return task if asked.score_range is None else replace(task, score_range=asked.score_range)
+
+
+def task_options(asked: TaskConfig) -> Options:
+    """The options of a shipped task, its own defaults filled in.
+
+    Raises:
+        ConfigError: an unknown task; every key that it does not have or that is wrong.
+    """
+    entry = _entry(asked)
+    given = [key for key in OWN_KEYS if getattr(asked, key) is not None]
+    lines = [
+        f"task.{key}: only for a program of your own, but task.program is not set; set it, or "
+        f"leave out {key}"
+        for key in given
+    ]
+    try:
+        options = read_options(entry.options, asked.options, "task")
+    except ConfigError as error:
+        raise ConfigError(lines + error.problems) from error
+    if lines:
+        raise ConfigError(lines)
+    return options
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The configuration with all that the task and the policy decide written out.
+
+    A run file then says the same tomorrow, when a task may have other defaults. The embedded
+    policy gets one CPU thread: on tensors that small a second one only spins. Another policy gets
+    room for more than a list of digits.
+    """
+    task, built = config.task, build_task(config)
+    known = task.model_dump() | {"score_range": built.score_range}
+    if task.program is None:
+        known |= task_options(task).model_dump()
+    else:  # the run directory outlives the folder that the command was given in
+        paths = {"data": task.data, "eval_data": task.eval_data}
+        known |= {key: path.absolute() for key, path in paths.items() if path is not None}
+        if "name" not in task.model_fields_set:
+            known |= {"name": task.program.rpartition(":")[2]}
+    threads = 1 if config.policy.model == MICRO else None
+    budget, policy, sampling = config.budget, config.policy, config.sampling
+    if budget.enough is None:
+        budget = budget.model_copy(update={"enough": built.enough})
+    if policy.threads is None:
+        policy = policy.model_copy(update={"threads": threads})
+    if config.policy.model != MICRO and "max_tokens" not in sampling.model_fields_set:
+        sampling = sampling.model_copy(update={"max_tokens": MAX_TOKENS})
+    sections = {
+        "task": TaskConfig.model_validate(known),
+        "budget": budget,
+        "policy": policy,
+        "sampling": sampling,
+    }
+    return config.model_copy(update=sections)
+
+
+def smoke(config: RunConfig) -> RunConfig:
+    """The same run with the least of everything: it shows that all parts work, and learns nothing.
+
+    One cycle of one RL step; two problems a batch, two candidates, four rollouts a problem.
+    """
+    updates: dict[str, dict[str, Any]] = {
+        "task": {"train_size": 8, "val_size": 4},
+        "fast": {"population": 2, "rollouts": 12, "minibatch": 2},
+        "slow": {"steps_per_cycle": 1, "batch_size": 2, "group_size": 4},
+        "sampling": {"max_tokens": min(config.sampling.max_tokens, SMOKE_TOKENS)},
+        "budget": {"cycles": 1, "rollouts": None, "seconds": None},
+        "eval": {"samples": 1},
+    }
+    return config.model_copy(
+        update={
+            name: getattr(config, name).model_copy(update=changes)
+            for name, changes in updates.items()
+        }
     )
 
 
-def digits_skills(task: TaskConfig) -> list[Skill]:
-    """The ten single operations, each under its own instruction."""
-    return [
-        Skill(instruction, Candidate({"solve": instruction}), problems(examples))
-        for instruction, examples in other_skills(task.target)
+MAX_TOKENS = 1024
+"""Most completion tokens of a call, by default, of a policy other than the embedded one."""
+
+SMOKE_TOKENS = 32
+"""Most completion tokens of a call in a smoke run."""
+
+
+def policy_adapter(config: RunConfig) -> dspy.Adapter | None:
+    """The adapter that the policy was trained to answer; ``None``: DSPy's own."""
+    return CompactAdapter() if config.policy.model == MICRO else None
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What ``fst tasks NAME`` prints: the summary, the task's own keys, and its facts."""
+    entry = _entry(TaskConfig(name=name))
+    options = entry.options().model_dump(mode="json")
+    return {"name": entry.name, "summary": entry.summary, "options": options, **entry.facts()}
+
+
+def _entry(asked: TaskConfig) -> Entry:
+    if asked.name not in TASKS:
+        raise ConfigError(
+            f"task.name: no task {asked.name!r}; there are {', '.join(TASKS)}, or a program of "
+            "your own by task.program"
+        )
+    return TASKS[asked.name]
+
+
+def _own(asked: TaskConfig, seed: int) -> Task:
+    absent = [key for key in ("metric", "data") if getattr(asked, key) is None]
+    lines = [f"task.{key}: a program of your own needs it" for key in absent]
+    lines += [
+        f"task.{key}: unknown key; see docs/run-file.md for the keys there are"
+        for key in asked.model_extra or {}
     ]
-
-
-def digits_facts() -> dict[str, Any]:
-    """What ``fst tasks digits --json`` prints."""
-    return {
-        "operations": list(phrasebook.OPERATIONS),
-        "trained": [list(pair) for pair in phrasebook.trained_pairs()],
-        "held_out": [list(pair) for pair in phrasebook.held_out_pairs()],
-    }
-
-
-BUILDERS: dict[str, Callable[[RunConfig], Task]] = {"digits": _digits}
-FACTS: dict[str, Callable[[], dict[str, Any]]] = {"digits": digits_facts}
-SUMMARIES = {"digits": "a hidden rule of one or two operations on 4–6 digits (embedded policy)"}
+    if lines or asked.program is None or asked.metric is None or asked.data is None:
+        raise ConfigError(lines)
+    return own_task(
+        program=asked.program,
+        metric=asked.metric,
+        data=asked.data,
+        eval_metric=asked.eval_metric,
+        eval_data=asked.eval_data,
+        inputs=asked.inputs,
+        train_size=asked.train_size,
+        val_size=asked.val_size,
+        score_range=asked.score_range,
+        seed=seed,
+    )
 
 
 def model_path(model: str) -> str:

@@ -9,42 +9,32 @@ from rich.console import Console
 
 from experiments.progress import Bar
 from experiments.report import write_report
-from experiments.tasks import MICRO, build_task, model_path
+from experiments.tasks import build_task, model_path, policy_adapter
 from fst_agents.config import RunConfig
 from fst_agents.types import Policy
 from optimizers.arms import ARM_CLASSES
-from optimizers.reflection import build_reflection
-
-ENOUGH = 0.98
-"""Mean reward at which a digits run is solved: some 95 % of answers exactly right."""
+from optimizers.reflection import StandInReflection, build_reflection
 
 
-def with_defaults(config: RunConfig) -> RunConfig:
-    """Fill in what depends on the task and the policy.
-
-    One CPU thread for the embedded policy: on tensors that small a second one only spins. An end
-    for digits, where a perfect reward is 1.
-    """
-    policy, budget = config.policy, config.budget
-    if policy.threads is None and policy.model == MICRO:
-        policy = policy.model_copy(update={"threads": 1})
-    if budget.enough is None and config.task.name == "digits":
-        budget = budget.model_copy(update={"enough": ENOUGH})
-    return config.model_copy(update={"policy": policy, "budget": budget})
-
-
-def train(config: RunConfig, console: Console) -> dict[str, Any]:
+def train(config: RunConfig, console: Console, *, stand_in: bool = False) -> dict[str, Any]:
     """Run an arm on a task; returns the JSON object of the run, its report's path included.
+
+    Args:
+        config: as :func:`experiments.check.check` returns it.
+        stand_in: where no reflection model knows the task, take one that proves nothing but that
+            the parts fit together (``--smoke``).
 
     Raises:
         FstError: see :meth:`optimizers.arms.FastSlow.compile`.
     """
-    config = with_defaults(config)
     task = build_task(config)
+    offline = task.reflect
+    if offline is None and stand_in:
+        offline = StandInReflection()
     reflection = None
     if config.arm != "rl":
         reflection = build_reflection(
-            config.fast.reflection_lm, config.fast.reflection_args, task.offline
+            config.fast.reflection_lm, config.fast.reflection_args, offline
         )
     with Bar(console) as bar:
         optimizer = ARM_CLASSES[config.arm](
@@ -52,7 +42,7 @@ def train(config: RunConfig, console: Console) -> dict[str, Any]:
             policy=Policy(model_path(config.policy.model)),
             reflection_lm=reflection,
             config=config,
-            adapter=task.adapter,
+            adapter=policy_adapter(config),
             eval_metric=task.eval_metric,
             skills=task.skills,
             observer=bar,

@@ -78,7 +78,10 @@ def to_samples(
     """Turn the groups of one batch into weighted samples.
 
     Every call carries its rollout's advantage, or, where the metric scores its predictor, the
-    advantage of that score among the group's scores of the same predictor.
+    advantage of that score among the group's scores of the same predictor. Where it scores a
+    predictor in some rollouts of a group only (a failed one has no predictor scores), the calls in
+    the others carry their rollout's advantage; and so do all calls of a predictor that is scored
+    in a single rollout of the group, for there is nothing to compare that score with.
 
     Weight of a token, with P kept problems:
 
@@ -103,8 +106,7 @@ def to_samples(
     kept = [problem for problem in problems if problem.fate == "kept"]
     samples = tuple(s for problem in kept for s in _samples(problem, len(kept), weighting))
     trained = [t.call.predictor for problem in kept for turns in problem.turns_G for t in turns]
-    tokens = sum(sum(sample.loss_mask_T) for sample in samples)
-    report = make_report(groups, scored, [p.fate for p in problems], trained, tokens)
+    report = make_report(groups, scored, [p.fate for p in problems], trained, samples)
     return Batch(samples, report)
 
 
@@ -188,6 +190,7 @@ def _predictor_advantages(
     return {
         (i, name): advantage
         for name, column in scores.items()
+        if len(column) > 1
         for i, advantage in zip(column, advantages(list(column.values()), epsilon), strict=True)
     }
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fst_agents.errors import TrainerError
-from fst_agents.types import Rollout, RolloutGroup
+from fst_agents.types import Call, Outcome, Rollout, RolloutGroup, TrainingSample
 
 FLAT_SPREAD = 1e-9
 """Scores closer than this are one score: float noise of a metric is no signal."""
@@ -20,14 +20,45 @@ rollouts; no call of a predictor that learns."""
 
 
 @dataclass(frozen=True, slots=True)
+class PredictorCounts:
+    """What one predictor did. Counts of several batches add up.
+
+    ``tokens`` are completion tokens. ``calls`` and what is said of them count every call of the
+    policy, also those of masked rollouts; ``trained_calls`` those that reached the trainer, as
+    ``samples`` sequences.
+    """
+
+    calls: int = 0
+    trained_calls: int = 0
+    samples: int = 0
+    tokens: int = 0
+    parse_failures: int = 0
+    truncated: int = 0
+
+    def __add__(self, other: PredictorCounts) -> PredictorCounts:
+        mine, theirs = asdict(self), asdict(other)
+        return PredictorCounts(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateReport:
+    """What became of one candidate's rollouts. ``reward`` is ``None`` where none was scored."""
+
+    rollouts: int
+    reward: float | None
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeReport:
     """What became of the rollouts of one batch.
 
-    ``masked`` counts by outcome, ``calls`` by predictor; ``calls`` and ``tokens`` count what is
-    trained on. ``reward`` is the mean score of all scored rollouts, ``None`` without any, and
-    ``candidate_reward`` the same per candidate id. ``between_share`` is the part of the groups'
-    score variance that lies between candidates (sums of squares, pooled over groups), ``None``
-    where no group varies; the rest lies within candidates.
+    ``outcomes`` counts rollouts by outcome, every outcome named. ``tokens`` counts what is trained
+    on. ``reward`` is the mean score of all scored rollouts, ``None`` without any;
+    ``predictor_reward`` the mean of a predictor's own scores, where the metric gives them.
+    ``between_share`` is the part of the groups' score variance that lies between candidates (sums
+    of squares, pooled over groups), ``None`` where no group varies; the rest lies within
+    candidates.
     """
 
     groups: int
@@ -36,12 +67,14 @@ class BridgeReport:
     thin_groups: int
     untrained_groups: int
     rollouts: int
-    masked: Mapping[str, int]
+    outcomes: Mapping[str, int]
+    masked: int
     unscored: int
-    calls: Mapping[str, int]
     tokens: int
     reward: float | None
-    candidate_reward: Mapping[str, float]
+    predictors: Mapping[str, PredictorCounts]
+    predictor_reward: Mapping[str, float]
+    candidates: Mapping[str, CandidateReport]
     between_share: float | None
 
     @property
@@ -57,15 +90,32 @@ class BridgeReport:
             "thin_groups": self.thin_groups,
             "untrained_groups": self.untrained_groups,
             "rollouts": self.rollouts,
-            "masked": sum(self.masked.values()),
+            "masked": self.masked,
             "unscored": self.unscored,
             "reward": self.reward,
             "between_share": self.between_share,
             "within_share": self.within_share,
-            **{f"masked/{outcome}": count for outcome, count in self.masked.items()},
-            **{f"calls/{predictor}": count for predictor, count in self.calls.items()},
+            **{f"outcome/{outcome}": count for outcome, count in self.outcomes.items()},
+            **{
+                f"predictor/{name}/{what}": count
+                for name, counts in self.predictors.items()
+                for what, count in asdict(counts).items()
+            },
+            **{f"predictor/{name}/reward": mean for name, mean in self.predictor_reward.items()},
         }
         return {f"slow/{name}": float(v) for name, v in values.items() if v is not None}
+
+    def candidate_metrics(self) -> dict[str, float]:
+        """Flat numbers of each candidate, for the run directory alone.
+
+        Candidates come and go: in a tracker every one of them would leave metrics for good.
+        """
+        values: dict[str, float | None] = {}
+        for name, report in self.candidates.items():
+            values[f"{name}/rollouts"] = report.rollouts
+            values[f"{name}/reward"] = report.reward
+            values |= {f"{name}/outcome/{o}": n for o, n in report.outcomes.items() if n}
+        return {f"slow/candidate/{name}": float(v) for name, v in values.items() if v is not None}
 
 
 def make_report(
@@ -73,12 +123,11 @@ def make_report(
     scored: Sequence[Sequence[Rollout]],
     fates: Sequence[Fate],
     trained: Sequence[str],
-    tokens: int,
+    samples: Sequence[TrainingSample],
 ) -> BridgeReport:
     """Account for a batch; ``trained`` names the predictor of every call that is trained on."""
     every = [r for group in groups for r in group.rollouts_G]
-    scores = _by_candidate([r for rollouts in scored for r in rollouts])
-    everything = [score for own in scores.values() for score in own]
+    everything = [score_of(r) for rollouts in scored for r in rollouts]
     return BridgeReport(
         groups=len(groups),
         kept_groups=fates.count("kept"),
@@ -86,14 +135,46 @@ def make_report(
         thin_groups=fates.count("thin"),
         untrained_groups=fates.count("untrained"),
         rollouts=len(every),
-        masked=_count(str(r.outcome) for r in every if r.outcome.masked),
+        outcomes=count_outcomes(every),
+        masked=sum(r.outcome.masked for r in every),
         unscored=sum(r.score is None and not r.outcome.masked for r in every),
-        calls=_count(trained),
-        tokens=tokens,
+        tokens=sum(sum(sample.loss_mask_T) for sample in samples),
         reward=_mean(everything) if everything else None,
-        candidate_reward={name: _mean(own) for name, own in scores.items()},
+        predictors=count_predictors(every, trained, [sample.predictor for sample in samples]),
+        predictor_reward=_own_rewards(every),
+        candidates=_candidates(every),
         between_share=_between_share(scored),
     )
+
+
+def count_outcomes(rollouts: Iterable[Rollout]) -> dict[str, int]:
+    """How many rollouts ended in which way; every outcome is named, so that charts have no gaps."""
+    counts = Counter(r.outcome for r in rollouts)
+    return {str(outcome): counts[outcome] for outcome in Outcome}
+
+
+def count_predictors(
+    rollouts: Iterable[Rollout], trained: Iterable[str] = (), samples: Iterable[str] = ()
+) -> dict[str, PredictorCounts]:
+    """The counts of every predictor that was called, by name.
+
+    ``trained`` names the predictor of every trained call, ``samples`` that of every sample.
+    """
+    trained_calls, sampled = Counter(trained), Counter(samples)
+    calls: dict[str, list[Call]] = {}
+    for call in (call for rollout in rollouts for call in rollout.calls):
+        calls.setdefault(call.predictor, []).append(call)
+    return {
+        name: PredictorCounts(
+            calls=len(own),
+            trained_calls=trained_calls[name],
+            samples=sampled[name],
+            tokens=sum(len(call.completion_ids) for call in own),
+            parse_failures=sum(not call.parsed for call in own),
+            truncated=sum(call.truncated for call in own),
+        )
+        for name, own in sorted(calls.items())
+    }
 
 
 def flat(scores: Sequence[float]) -> bool:
@@ -132,5 +213,25 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _count(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items()))
+def _candidates(rollouts: Sequence[Rollout]) -> dict[str, CandidateReport]:
+    own: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        own.setdefault(rollout.candidate_id, []).append(rollout)
+    scores = {name: [r.score for r in them if r.score is not None] for name, them in own.items()}
+    return {
+        name: CandidateReport(
+            rollouts=len(own[name]),
+            reward=_mean(scores[name]) if scores[name] else None,
+            outcomes=count_outcomes(own[name]),
+        )
+        for name in sorted(own)
+    }
+
+
+def _own_rewards(rollouts: Iterable[Rollout]) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for rollout in rollouts:
+        if rollout.score is not None:
+            for name, score in rollout.feedback.predictor_scores.items():
+                scores.setdefault(name, []).append(score)
+    return {name: _mean(own) for name, own in sorted(scores.items())}

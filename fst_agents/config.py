@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,18 +31,57 @@ class Section(BaseModel):
 
 
 class TaskConfig(Section):
-    """``[task]``: what is to be learnt."""
+    """``[task]``: what is to be learnt. A shipped task has further keys of its own (below), a
+    program of your own has ``program``, ``metric`` and ``data``.
+    """
 
-    name: str = Field(default="digits", description="Name of a shipped task.")
-    target: tuple[str, ...] = Field(
-        default=("reverse", "complement"),
-        description="digits: the hidden rule, one or two operations.",
+    # A shipped task's own keys are validated by the task, which this package does not know.
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(
+        default="digits", description="A shipped task, or what a program of your own is called."
     )
-    reward: Literal["partial", "exact"] = Field(
-        default="partial", description="digits: partial credit per position, or all or nothing."
+    program: str | None = Field(
+        default=None,
+        description="Your own: 'module:name' of a dspy.Module or of a function that builds one.",
     )
-    train_size: int = Field(default=512, ge=2, description="Training problems.")
-    val_size: int = Field(default=128, ge=1, description="Validation problems of the 2×2.")
+    metric: str | None = Field(default=None, description="Your own: 'module:name' of the metric.")
+    eval_metric: str | None = Field(
+        default=None, description="Your own: scores the 2×2 instead of the metric."
+    )
+    data: Path | None = Field(default=None, description="Your own: JSONL, an example a line.")
+    eval_data: Path | None = Field(
+        default=None, description="Your own: validation examples; default: a fifth of the data."
+    )
+    inputs: tuple[str, ...] | None = Field(
+        default=None,
+        description="Your own: fields the program is given; default: the parameters of forward.",
+    )
+    score_range: tuple[float, float] | None = Field(
+        default=None, description="Least and most a metric may return; outside it is an error."
+    )
+    train_size: int | None = Field(
+        default=None, ge=2, description="Training problems; default: the task's, or all you have."
+    )
+    val_size: int | None = Field(
+        default=None, ge=1, description="Validation problems of the 2×2; default likewise."
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a shipped task is given: its own keys and the sizes, where they were set."""
+        sizes = {"train_size": self.train_size, "val_size": self.val_size}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        return {**given, **(self.model_extra or {})}
+
+
+class FixedModel(Section):
+    """One predictor that runs on a model of its own, neither trained nor evolved."""
+
+    model: str = Field(description="LiteLLM model name.")
+    args: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="Further arguments of dspy.LM."
+    )
 
 
 class PolicyConfig(Section):
@@ -83,7 +122,10 @@ class ServeConfig(Section):
         default=None, description="Attach to this vLLM server instead of starting one."
     )
     port: int | None = Field(
-        default=None, ge=1, le=65535, description="Port of the server we start; free one if absent."
+        default=None,
+        ge=1,
+        le=65535,
+        description="TCP port on 127.0.0.1 of the server we start; absent: a private socket.",
     )
     api_key_env: str | None = Field(
         default=None, description="Variable that holds the key of the attached server."
@@ -110,13 +152,29 @@ class SamplingConfig(Section):
     temperature: float = Field(
         default=1.0, gt=0, description="Of training rollouts and of the trainer."
     )
-    max_tokens: int = Field(default=16, ge=1, description="Most completion tokens of one call.")
+    max_tokens: int = Field(
+        default=16,
+        ge=1,
+        description="Most completion tokens of one call; `fst` takes 1024 for a policy other than "
+        "'micro' unless it is set.",
+    )
     concurrency: int = Field(default=64, ge=1, description="Rollouts that run at the same time.")
     timeout: float = Field(
         default=120.0, gt=0, description="Seconds one rollout may take before masking."
     )
     retries: int = Field(
         default=1, ge=0, description="Tries again after an infrastructure failure."
+    )
+    failure_score: float = Field(
+        default=-0.1,
+        description="What an unreadable, cut off or crashed rollout scores in training: below a "
+        "wrong answer.",
+    )
+    partial_credit: float = Field(
+        default=0.1,
+        ge=0,
+        description="What an answer earns above that if some of its fields could be read: this "
+        "times their share.",
     )
     max_infra_share: float = Field(
         default=0.25,
@@ -152,7 +210,7 @@ class FastConfig(Section):
         default="round_robin", description="Predictors rewritten per proposal."
     )
     merge: bool = Field(default=False, description="Also cross candidates that share an ancestor.")
-    predictors: Predictors = Field(
+    evolve: Predictors = Field(
         default="*", description="Predictors whose instructions evolve: '*' or a list of names."
     )
     max_staleness: int = Field(
@@ -177,7 +235,7 @@ class SlowConfig(Section):
     weighting: Literal["problem", "rollout", "call"] = Field(
         default="problem", description="What averages together: a problem's tokens (the paper), …"
     )
-    predictors: Predictors = Field(
+    train: Predictors = Field(
         default="*", description="Predictors whose calls are trained on: '*' or a list of names."
     )
     advantage_epsilon: float = Field(
@@ -201,7 +259,7 @@ class BudgetConfig(Section):
     enough: float | None = Field(
         default=None,
         description="Stop after a cycle's RL steps if their mean reward reaches this: what is "
-        "solved only drifts. Default: 0.98 for 'digits', no such stop for a program of your own.",
+        "solved only drifts. Default: the task's own, if it has one.",
     )
     seconds: float | None = Field(
         default=None, gt=0, description="Stop after the step that exceeds it."
@@ -213,6 +271,17 @@ class EvalConfig(Section):
 
     samples: int = Field(default=4, ge=1, description="n of mean@n.")
     temperature: float = Field(default=1.0, ge=0, description="Sampling temperature of evaluation.")
+
+
+class CheckpointConfig(Section):
+    """``[checkpoint]``: what a stopped run goes on from. One is also written before the first step,
+    after every fast phase and after the last step of every cycle.
+    """
+
+    every: int = Field(default=1, ge=1, description="RL steps from one checkpoint to the next.")
+    keep: int = Field(
+        default=2, ge=1, description="Checkpoints kept; a second one is there if one is damaged."
+    )
 
 
 class TrackConfig(Section):
@@ -237,6 +306,10 @@ class RunConfig(Section):
         default=None, description="Where the run writes; default runs/<name>."
     )
     task: TaskConfig = TaskConfig()
+    fixed: dict[str, FixedModel] = Field(
+        default_factory=dict[str, FixedModel],
+        description="Predictor name → a model of its own, which neither trains nor evolves.",
+    )
     policy: PolicyConfig = PolicyConfig()
     serve: ServeConfig = ServeConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -244,6 +317,7 @@ class RunConfig(Section):
     slow: SlowConfig = SlowConfig()
     budget: BudgetConfig = BudgetConfig()
     eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
 
 
@@ -259,6 +333,19 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such run file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as TOML: {error}") from error
+
+
+def merge(
+    data: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """A run file's content with options of the command line on top; ``None`` is not given."""
+    merged: dict[str, Any] = dict(data)
+    for section, values in options.items():
+        given = {key: value for key, value in values.items() if value is not None}
+        before = merged.get(section, {})
+        if given and isinstance(before, Mapping):
+            merged[section] = {**before, **given}
+    return merged
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -286,22 +373,45 @@ def examine(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Run
     merged: dict[str, Any] = json.loads(json.dumps(data, default=str))
     problems = [p for text in overrides if (p := _override(merged, text))]
     try:
-        config = _validate(merged)
+        config = _validate(RunConfig, merged)
     except ValidationError as error:
-        faults: dict[tuple[str, ...], list[Any]] = {}
-        for e in error.errors():
-            faults.setdefault(_place(merged, e["loc"]), []).append(e)
+        faults = _faults(merged, error)
         problems += [_line(place, own) for place, own in faults.items()]
         for place in faults:
             _remove(merged, place)
-        config = _validate(merged)
+        config = _validate(RunConfig, merged)
     return config, problems + conflicts(config) + _task_conflicts(config)
 
 
-def _validate(data: Mapping[str, Any]) -> RunConfig:
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def read_options(model: type[_M], data: Mapping[str, Any], section: str) -> _M:
+    """Validate the keys that a task adds to a section, as the rest of the file is validated.
+
+    Raises:
+        ConfigError: every key that is unknown or wrong, one line each.
+    """
+    try:
+        return _validate(model, data)
+    except ValidationError as error:
+        faults = _faults(data, error)
+        lines = [_line((section, *place), own) for place, own in faults.items()]
+        raise ConfigError(lines) from error
+
+
+def _validate(model: type[_M], data: Mapping[str, Any]) -> _M:
     """Strictly: "8" is no number and 1 is not true. JSON's lists are tuples, its strings paths."""
     text = json.dumps(data, ensure_ascii=False).encode(errors="replace")
-    return RunConfig.model_validate_json(text, strict=True)
+    return model.model_validate_json(text, strict=True)
+
+
+def _faults(data: Mapping[str, Any], error: ValidationError) -> dict[tuple[str, ...], list[Any]]:
+    """pydantic's errors by the key that each is about."""
+    faults: dict[tuple[str, ...], list[Any]] = {}
+    for fault in error.errors():
+        faults.setdefault(_place(data, fault["loc"]), []).append(fault)
+    return faults
 
 
 def conflicts(config: RunConfig) -> list[str]:
@@ -325,13 +435,25 @@ def conflicts(config: RunConfig) -> list[str]:
 
 
 def _task_conflicts(config: RunConfig) -> list[str]:
-    size, batch = config.task.train_size, config.slow.batch_size
-    if size >= batch:
-        return []
-    return [
-        f"slow.batch_size: got {batch}, but task.train_size is {size}; lower the one or raise "
-        "the other"
-    ]
+    task, found = config.task, list[str]()
+    if task.train_size is not None and task.train_size < config.slow.batch_size:
+        found.append(too_few(task.train_size, config.slow.batch_size))
+    if task.score_range is not None and not task.score_range[0] < task.score_range[1]:
+        found.append(f"task.score_range: expected [least, most], got {list(task.score_range)}")
+    return found
+
+
+def least_score(config: RunConfig) -> float:
+    """What a failed rollout scores in an evaluation."""
+    return 0.0 if config.task.score_range is None else config.task.score_range[0]
+
+
+def too_few(train_size: int, batch_size: int) -> str:
+    """What is wrong where a batch is larger than the training set."""
+    return (
+        f"slow.batch_size: got {batch_size}, but task.train_size is {train_size}; lower the one "
+        "or raise the other"
+    )
 
 
 def _place(data: Mapping[str, Any], where: Sequence[int | str]) -> tuple[str, ...]:

@@ -12,7 +12,13 @@ from typing import Any, NoReturn
 import dspy
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 
-from fst_agents.dspy_recorder import RECORDER, RolloutRecorder, RolloutTimeout, Sampled
+from fst_agents.dspy_recorder import (
+    POLICY_MODEL,
+    RECORDER,
+    RolloutRecorder,
+    RolloutTimeout,
+    Sampled,
+)
 from fst_agents.errors import FstError, ProgramError
 from fst_agents.serving.host import PolicyHost
 from fst_agents.types import Completion, Sampling
@@ -36,7 +42,7 @@ class _EngineBase:
         return self  # programs are copied for every candidate; the host is one
 
     def _start(
-        self, recorder: RolloutRecorder, request: Request
+        self, recorder: RolloutRecorder, request: Request, order: tuple[int, int]
     ) -> tuple[_Pending, Future[Completion]]:
         _refuse_unsupported(request)
         messages = _messages(request)
@@ -51,7 +57,7 @@ class _EngineBase:
         if sampling.max_tokens > room:
             sampling = Sampling(sampling.temperature, sampling.top_p, room, sampling.stop)
         pending = _Pending(recorder, messages, prompt_ids, sampling)
-        return pending, self._host.submit(prompt_ids, sampling)
+        return pending, self._host.submit(prompt_ids, sampling, order)
 
     def _finish(self, request: Request, pending: _Pending, completion: Completion) -> Response:
         text = self._host.tokenizer.decode(completion.token_ids)
@@ -89,8 +95,8 @@ class PolicyEngine(_EngineBase):
     def complete(self, request: Request) -> Response:
         """Sample one completion; raises what the host raises, and at the rollout's deadline."""
         recorder = _recorder()
-        with recorder.request():
-            pending, future = self._start(recorder, request)
+        with recorder.request() as order:
+            pending, future = self._start(recorder, request, order)
             try:
                 completion = future.result(timeout=recorder.remaining())
             except FutureTimeout:
@@ -105,8 +111,8 @@ class AsyncPolicyEngine(_EngineBase):
     async def complete(self, request: Request) -> Response:
         """As :meth:`PolicyEngine.complete`, without blocking the event loop."""
         recorder = _recorder()
-        with recorder.request():
-            pending, future = self._start(recorder, request)
+        with recorder.request() as order:
+            pending, future = self._start(recorder, request, order)
             try:
                 completion = await asyncio.wait_for(
                     asyncio.wrap_future(future), recorder.remaining()
@@ -119,7 +125,7 @@ class AsyncPolicyEngine(_EngineBase):
 def policy_lm(host: PolicyHost) -> dspy.LM:
     """The LM through which programs sample from a host; usable inside a rollout only."""
     return dspy.LM(
-        "fst/policy",
+        POLICY_MODEL,
         engine=PolicyEngine(host),
         async_engine=AsyncPolicyEngine(host),
         cache=False,

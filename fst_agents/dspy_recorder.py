@@ -3,6 +3,8 @@
 DSPy swallows exceptions of callbacks, so nothing here may be trusted to have happened:
 :meth:`RolloutRecorder.finish` and :attr:`RolloutRecorder.unanswered` prove that every completion
 that was sampled is accounted for, or the rollout is refused.
+
+Calls of other models than the policy are followed for one thing: whether they failed.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+from dspy.utils.exceptions import AdapterParseError
 
+from fst_agents.dspy_partial import read_partially
 from fst_agents.errors import ProgramError, ServingError
 from fst_agents.types import Call, Completion, Sampling
 
@@ -24,8 +28,21 @@ RECORDER = "fst_recorder"
 """The key of ``dspy.settings`` under which a rollout's recorder stands."""
 
 
+POLICY_MODEL = "fst/policy"
+"""What the policy is called among DSPy's LMs."""
+
+
+def is_policy(lm: object) -> bool:
+    """Whether an LM is the policy, or a copy of it as some of DSPy's modules make them."""
+    return isinstance(lm, dspy.BaseLM) and lm.model == POLICY_MODEL
+
+
 class RolloutTimeout(ServingError):
     """A rollout used up its seconds while waiting for the policy."""
+
+
+class FixedModelError(ServingError):
+    """A model other than the policy failed, or its answer could not be read."""
 
 
 @dataclass(frozen=True)
@@ -41,36 +58,58 @@ class Sampled:
 
 @dataclass
 class _Invocation:
-    """One run of one predictor: its inputs and what was sampled for it, in order."""
+    """One run of one predictor: its inputs and what was sampled for it, in order.
+
+    ``parses`` are keyed by the position of the call whose answer was read: an empty answer is
+    never read at all. ``model`` is the last model other than the policy that it has asked.
+    """
 
     predictor: str
     inputs: Mapping[str, Any]
     calls: list[Sampled] = field(default_factory=list[Sampled])
-    parses: list[Mapping[str, Any] | None] = field(default_factory=list[Mapping[str, Any] | None])
+    parses: dict[int, _Parse] = field(default_factory=dict[int, "_Parse"])
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class _Parse:
+    """What an adapter made of one completion."""
+
+    adapter: dspy.Adapter
+    outputs: Mapping[str, Any]
+    error: BaseException | None
 
 
 class RolloutRecorder(BaseCallback):
     """Collects the calls of one rollout. One instance per rollout; safe under threads."""
 
     def __init__(
-        self, names: Mapping[int, str], sampling: Sampling, timeout: float = float("inf")
+        self,
+        names: Mapping[int, str],
+        sampling: Sampling,
+        timeout: float = float("inf"),
+        number: int = 0,
     ) -> None:
+        """``number`` is the rollout's among those that run together."""
         self.sampling = sampling
         self.timeout = timeout
+        self._number = number
         self._names = names
         self._deadline = time.monotonic() + timeout
         self._lock = threading.Lock()
         self._invocations: dict[str, _Invocation] = {}
         self._lm_parent: dict[str, str | None] = {}
-        self._parse_parent: dict[str, str] = {}
+        self._strangers: dict[str, str] = {}
+        self._reading: dict[str, tuple[_Invocation, int, dspy.Adapter]] = {}
         self._order: list[tuple[_Invocation, int]] = []
         self._asked = 0
         self._orphans = 0
         self._failures: list[Exception] = []
+        self._fixed_failures: list[Exception] = []
 
     @contextlib.contextmanager
-    def request(self) -> Generator[None]:
-        """The time of one request to the host.
+    def request(self) -> Generator[tuple[int, int]]:
+        """The time of one request to the host; yields the rollout's number and the request's.
 
         Its failure is kept: a program may swallow the exception, its rollout may not.
 
@@ -78,11 +117,12 @@ class RolloutRecorder(BaseCallback):
             RolloutTimeout: the deadline has passed already.
         """
         with self._lock:
+            order = (self._number, self._asked)
             self._asked += 1
         try:
             if self.remaining() == 0:
                 raise RolloutTimeout(f"the rollout's {self.timeout:g} s are used up")
-            yield
+            yield order
         except Exception as error:
             with self._lock:
                 self._failures.append(error)
@@ -117,7 +157,8 @@ class RolloutRecorder(BaseCallback):
                     f"{self._orphans} LM call(s) were made outside the program's own predictors; "
                     "create every dspy.Predict in __init__ and keep it as an attribute"
                 )
-            return tuple(_call(invocation, k) for invocation, k in self._order)
+            order = tuple(self._order)
+        return tuple(_call(invocation, k) for invocation, k in order)
 
     @property
     def unanswered(self) -> int:
@@ -127,9 +168,9 @@ class RolloutRecorder(BaseCallback):
 
     @property
     def failures(self) -> tuple[Exception, ...]:
-        """What requests to the host failed with, in order."""
+        """What requests to the host, and then to other models, failed with."""
         with self._lock:
-            return tuple(self._failures)
+            return (*self._failures, *self._fixed_failures)
 
     # DSPy's events. ACTIVE_CALL_ID still names the parent when a start event fires.
 
@@ -139,31 +180,65 @@ class RolloutRecorder(BaseCallback):
             with self._lock:
                 self._invocations[call_id] = _Invocation(name, dict(inputs.get("kwargs", inputs)))
 
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+    def on_module_end(
+        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
+    ) -> None:
+        # Only now is it known: on the way the adapter may have asked again, in JSON. What went
+        # wrong before the model was asked is the program's fault, what did after is the model's.
         with self._lock:
-            self._lm_parent[call_id] = ACTIVE_CALL_ID.get()
+            invocation = self._invocations.get(call_id)
+        if invocation is not None and invocation.model is not None:
+            self._blame(exception, f"{invocation.model!r} of predictor {invocation.predictor!r}")
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        parent = ACTIVE_CALL_ID.get()
+        with self._lock:
+            invocation = self._invocations.get(str(parent))
+            if is_policy(instance):
+                self._lm_parent[call_id] = parent
+            elif invocation is not None:
+                invocation.model = str(instance.model)
+            else:
+                self._strangers[call_id] = str(instance.model)
+
+    def on_lm_end(
+        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
+    ) -> None:
+        with self._lock:
+            model = self._strangers.pop(call_id, None)
+        if model is not None:
+            self._blame(exception, f"{model!r}, which the program asks itself,")
+
+    def _blame(self, exception: BaseException | None, model: str) -> None:
+        if not isinstance(exception, Exception):  # none, or the whole run is being stopped
+            return
+        error = FixedModelError(
+            f"the model {model} failed: {type(exception).__name__}: {exception}"
+        )
+        error.__cause__ = exception
+        with self._lock:
+            self._fixed_failures.append(error)
 
     def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        parent = str(ACTIVE_CALL_ID.get())
         with self._lock:
             # Inherited adapters fire once per level; only the outermost has a predictor as parent.
-            if parent in self._invocations:
-                self._parse_parent[call_id] = parent
+            invocation = self._invocations.get(str(ACTIVE_CALL_ID.get()))
+            if invocation is not None and invocation.calls:
+                self._reading[call_id] = (invocation, len(invocation.calls) - 1, instance)
 
     def on_adapter_parse_end(
         self, call_id: str, outputs: Any | None, exception: BaseException | None = None
     ) -> None:
         with self._lock:
-            parent = self._parse_parent.pop(call_id, None)
-            if parent is not None:
-                read = None if exception is not None else dict(outputs or {})
-                self._invocations[parent].parses.append(read)
+            reading = self._reading.pop(call_id, None)
+            if reading is not None:
+                invocation, index, adapter = reading
+                invocation.parses[index] = _Parse(adapter, dict(outputs or {}), exception)
 
 
 def _call(invocation: _Invocation, index: int) -> Call:
-    sampled = invocation.calls[index]
-    parses = invocation.parses
-    return Call(
+    sampled, parse = invocation.calls[index], invocation.parses.get(index)
+    call = Call(
         predictor=invocation.predictor,
         messages=sampled.messages,
         prompt_ids=sampled.prompt_ids,
@@ -174,8 +249,15 @@ def _call(invocation: _Invocation, index: int) -> Call:
         temperature=sampled.temperature,
         text=sampled.text,
         inputs=invocation.inputs,
-        outputs=parses[index] if index < len(parses) else None,
     )
+    if parse is None:
+        return call
+    if parse.error is None:
+        return replace(call, outputs=parse.outputs)
+    if not isinstance(parse.error, AdapterParseError):
+        return call
+    partial, missing = read_partially(parse.adapter, parse.error)
+    return replace(call, partial=partial, missing=missing)
 
 
 class StrayWatch(BaseCallback):

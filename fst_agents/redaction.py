@@ -25,6 +25,8 @@ def public_config(config: RunConfig) -> dict[str, Any]:
     """
     data = to_jsonable_python(config.model_dump(mode="python"), fallback=str)
     data["fast"]["reflection_args"] = _redact(data["fast"]["reflection_args"])
+    for fixed in data["fixed"].values():
+        fixed["args"] = _redact(fixed["args"])
     data["serve"]["extra_args"] = _redact_options(data["serve"]["extra_args"])
     return _strip_passwords(data)
 

@@ -1,32 +1,31 @@
 """``collect``: a program × problems × candidates becomes rollouts with exact tokens.
 
-A bad rollout is data: every failure is typed (:class:`~fst_agents.types.Outcome`), counted and
-kept. Failures of the task score what the runner is told (0 by default) and carry feedback that
-says what went wrong; failures of the infrastructure are tried again within a bound and then
-masked. A program that loses tokens is no bad rollout but a broken set-up, and raises.
+A bad rollout is data: every failure is typed (:mod:`fst_agents.outcomes`), counted and kept.
+Failures of the task score what the runner is told (0 by default) and carry feedback that says what
+went wrong; failures of the infrastructure are tried again within a bound and then masked. A
+program that loses tokens is no bad rollout but a broken set-up, and raises.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError
 
-from fst_agents.dspy_bridge import RunnableProgram
+from fst_agents.dspy_bridge import RunnableProgram, named_predictors
 from fst_agents.dspy_engine import policy_lm
-from fst_agents.dspy_recorder import RolloutRecorder, RolloutTimeout
-from fst_agents.errors import ProgramError, ServingError
+from fst_agents.dspy_fixed import AdapterByModel, learning_predictors
+from fst_agents.outcomes import FailureScores, failure_feedback, judge
 from fst_agents.population import allocate
 from fst_agents.scoring import Metric, MetricError, Scorer
 from fst_agents.serving.host import PolicyHost
 from fst_agents.types import (
-    Call,
     Candidate,
     Feedback,
     Outcome,
@@ -53,9 +52,15 @@ class Runner:
     """Runs one program on one host; the same object serves training and evaluation.
 
     Args:
-        failure_score: what an unreadable or crashed run scores (DESIGN §6: zero, not masked).
         adapter: DSPy adapter of the policy's calls; ``None``: the one the caller has configured,
             else ChatAdapter without its JSON fallback.
+        fixed: predictor name → an LM of its own, which is neither trained nor evolved, beside
+            those that the program's author gave one (:mod:`fst_agents.dspy_fixed`).
+        failures: what a rollout scores that failed by the policy's fault.
+        score_range: the least and the most that the metric may return; ``None``: any number.
+
+    Raises:
+        ProgramError: ``fixed`` names a predictor that the program does not have.
     """
 
     def __init__(
@@ -66,17 +71,26 @@ class Runner:
         *,
         adapter: dspy.Adapter | None = None,
         limits: Limits | None = None,
-        failure_score: float = 0.0,
+        fixed: Mapping[str, dspy.BaseLM] | None = None,
+        failures: FailureScores | None = None,
+        score_range: tuple[float, float] | None = None,
     ) -> None:
         self.host = host
         self.limits = Limits() if limits is None else limits
         self._program = program
-        self._scorer = Scorer(metric)
+        self._fixed = {} if fixed is None else dict(fixed)
+        self._failures = FailureScores() if failures is None else failures
+        self.learning = learning_predictors(program, self._fixed)
+        """The predictors that run on the policy, in the program's order."""
+        names = tuple(named_predictors(program))
+        self._scorer = Scorer(metric, score_range=score_range, predictors=names)
         # DSPy's default adapter asks the LM again, in JSON, when it cannot read an answer: two
         # samples where one was meant. A policy in training gets one.
-        own = dspy.settings.get("adapter") if adapter is None else adapter
-        self._adapter = dspy.ChatAdapter(use_json_adapter_fallback=False) if own is None else own
-        self._failure_score = failure_score
+        configured = dspy.settings.get("adapter")
+        own = configured if adapter is None else adapter
+        self._adapter = AdapterByModel(
+            dspy.ChatAdapter(use_json_adapter_fallback=False) if own is None else own, configured
+        )
         self._lm = policy_lm(host)
         self._runnable: dict[str, RunnableProgram] = {}
         self._pool = ThreadPoolExecutor(self.limits.concurrency, thread_name_prefix="fst-rollout")
@@ -86,21 +100,30 @@ class Runner:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def collect(
-        self, jobs: Sequence[Job], sampling: Sampling, *, reflect: bool = False
+        self, jobs: Sequence[Job], sampling: Sampling, *, reflect: bool = False, label: str = ""
     ) -> list[Rollout]:
         """One rollout per job, in order, all at once within the limits.
 
-        ``reflect`` also asks a five-argument metric about every predictor that was called.
+        Args:
+            reflect: also ask a five-argument metric about every predictor that was called.
+            label: what these rollouts are for. On a host that can, equal labels, jobs and weights
+                give equal rollouts; asking again for new ones takes another label.
 
         Raises:
             ProgramError: tokens cannot be attributed to predictors.
         """
         programs = {c.id: self._prepare(c) for _, c in jobs}
-        rollouts = list(
-            self._pool.map(
-                lambda job: self._insist(job[0], programs[job[1].id], sampling, reflect), jobs
-            )
-        )
+        at_once = min(self.limits.concurrency, len(jobs))
+        with self.host.rollouts(len(jobs), at_once, f"{label}/{_digest(jobs)}") as ended:
+
+            def run(number: int) -> Rollout:
+                problem, candidate = jobs[number]
+                try:
+                    return self._insist(number, problem, programs[candidate.id], sampling, reflect)
+                finally:
+                    ended()
+
+            rollouts = list(self._pool.map(run, range(len(jobs))))
         for runnable in programs.values():
             runnable.refuse_strays()
         return rollouts
@@ -111,6 +134,8 @@ class Runner:
         population: Population,
         group_size: int,
         sampling: Sampling,
+        *,
+        label: str = "",
     ) -> list[RolloutGroup]:
         """G rollouts of each problem, dealt to the members of Φ (arXiv 2605.12484, step 3)."""
         members = population.candidates
@@ -122,7 +147,7 @@ class Runner:
             )
             for _ in range(count)
         ]
-        rollouts = self.collect(jobs, sampling)
+        rollouts = self.collect(jobs, sampling, label=label)
         return [
             RolloutGroup(p.id, tuple(rollouts[i * group_size : (i + 1) * group_size]))
             for i, p in enumerate(problems)
@@ -132,32 +157,42 @@ class Runner:
         if candidate.id not in self._runnable:
             if len(self._runnable) >= 64:  # a long run meets thousands of candidates
                 self._runnable.clear()
-            self._runnable[candidate.id] = RunnableProgram(self._program, candidate)
+            self._runnable[candidate.id] = RunnableProgram(self._program, candidate, self._fixed)
         return self._runnable[candidate.id]
 
     def _insist(
-        self, problem: Problem, runnable: RunnableProgram, sampling: Sampling, reflect: bool
+        self,
+        number: int,
+        problem: Problem,
+        runnable: RunnableProgram,
+        sampling: Sampling,
+        reflect: bool,
     ) -> Rollout:
-        rollout = self._once(problem, runnable, sampling, reflect)
+        rollout = self._once(number, problem, runnable, sampling, reflect, self._adapter)
         for _ in range(self.limits.retries):
             if rollout.outcome not in (Outcome.INFRA_ERROR, Outcome.TIMEOUT):
                 break
-            rollout = self._once(problem, runnable, sampling, reflect)
+            anew = self._adapter.refreshed()
+            rollout = self._once(number, problem, runnable, sampling, reflect, anew)
         return rollout
 
     def _once(
-        self, problem: Problem, runnable: RunnableProgram, sampling: Sampling, reflect: bool
+        self,
+        number: int,
+        problem: Problem,
+        runnable: RunnableProgram,
+        sampling: Sampling,
+        reflect: bool,
+        adapter: AdapterByModel,
     ) -> Rollout:
         started = time.perf_counter()
         version = self.host.policy.version
         inputs = dict(problem.example.inputs())
-        with runnable.recording(self._lm, self._adapter, sampling, self.limits.timeout) as (
-            recorder,
-            trace,
-        ):
+        limit = self.limits.timeout
+        with runnable.recording(self._lm, adapter, sampling, limit, number) as (recorder, trace):
             prediction, error = _run(runnable.module, inputs)
             calls = recorder.finish()
-        outcome, error = _outcome(error, calls, recorder)
+        outcome, error = judge(error, calls, recorder.failures, recorder.unanswered)
         scored = Feedback(None, str(error) if error else "")
         if outcome is Outcome.OK:
             try:
@@ -165,7 +200,7 @@ class Runner:
             except MetricError as metric_error:
                 outcome, error = Outcome.METRIC_ERROR, metric_error
         elif not outcome.masked:
-            scored = _failure(outcome, error, calls, self._failure_score)
+            scored = failure_feedback(outcome, error, calls, self._failures)
         return Rollout(
             problem_id=problem.id,
             candidate_id=runnable.candidate.id,
@@ -191,13 +226,18 @@ class Runner:
         if not (reflect and self._scorer.per_predictor):
             return feedback
         texts: dict[str, str] = {}
-        for name in runnable.names.values():
+        for name in self.learning:
             own = [entry for entry in trace if runnable.names.get(id(entry[0])) == name]
             if own:
                 said = self._scorer.of_predictor(problem.example, prediction, trace, name, own)
                 if said.text:
                     texts[name] = said.text
         return replace(feedback, predictor_text=texts)
+
+
+def _digest(jobs: Sequence[Job]) -> str:
+    names = "\n".join(f"{problem.id}\t{candidate.id}" for problem, candidate in jobs)
+    return hashlib.sha256(names.encode(errors="replace")).hexdigest()[:16]
 
 
 def _run(module: dspy.Module, inputs: dict[str, Any]) -> tuple[Any, Exception | None]:
@@ -214,63 +254,3 @@ def _run(module: dspy.Module, inputs: dict[str, Any]) -> tuple[Any, Exception | 
             f"the program returned {type(prediction).__name__}; expected a dspy.Prediction"
         )
     return prediction, None
-
-
-def _outcome(
-    error: Exception | None, calls: Sequence[Call], recorder: RolloutRecorder
-) -> tuple[Outcome, Exception | None]:
-    """Attribute a failure once, to the boundary it crossed; also the error that says it.
-
-    Failed requests count even where the program has swallowed their exception.
-
-    Raises:
-        ProgramError: the fault is the set-up's, not this rollout's.
-    """
-    raised = [] if error is None else _causes(error)
-    for cause in [c for failure in recorder.failures for c in _causes(failure)] + raised:
-        if isinstance(cause, ProgramError):
-            raise cause
-        if isinstance(cause, RolloutTimeout):
-            return Outcome.TIMEOUT, cause
-        if isinstance(cause, ServingError):
-            return Outcome.INFRA_ERROR, cause
-    if error is None:
-        if recorder.unanswered:
-            raise ProgramError(
-                f"{recorder.unanswered} request(s) to the policy came back outside the rollout: "
-                "the program returned while its own threads were still calling"
-            )
-        return Outcome.OK, None
-    if calls and any(isinstance(cause, AdapterParseError) for cause in raised):
-        truncated = _last_unread(calls).finish_reason == "length"
-        return (Outcome.TRUNCATED if truncated else Outcome.PARSE_FAILURE), error
-    return Outcome.PROGRAM_ERROR, error
-
-
-def _last_unread(calls: Sequence[Call]) -> Call:
-    """The call whose completion the adapter could not read; others may have been made since."""
-    return next((call for call in reversed(calls) if not call.parsed), calls[-1])
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__ or current.__context__
-    return chain
-
-
-def _failure(
-    outcome: Outcome, error: Exception | None, calls: Sequence[Call], score: float
-) -> Feedback:
-    """Zero, with feedback that says so: the reflection model can mend a format."""
-    failed = _last_unread(calls) if calls else None
-    said = failed.text if failed else ""
-    texts = {
-        Outcome.PARSE_FAILURE: f"The answer could not be read in the expected format: {said!r}.",
-        Outcome.TRUNCATED: f"The answer was cut off at the token limit: {said!r}.",
-        Outcome.PROGRAM_ERROR: f"The program failed: {error}",
-    }
-    text = texts[outcome]
-    return Feedback(score, text, predictor_text={failed.predictor: text} if failed else {})

@@ -5,6 +5,8 @@
 ``state.json``                        where the run stands, replaced atomically
 ``metrics.jsonl``                     one line per slow step, fast phase and evaluation
 ``rollouts/step-NNNNN.jsonl``         every rollout with its token ids and log-probabilities
+``reflections.jsonl``                 every answer of the reflection model, by its prompt's hash
+``checkpoints/NNNNNN/``               what a stopped run goes on from: state, trainer, policy
 ``population/cycle-NNN.json``         Φ as each fast phase left it
 ``policy/vNNNNN/``                    what a host needs to serve one version of θ
 ``result/``, ``result.json``          what ships, and what was reached; marks a finished run
@@ -16,25 +18,37 @@ JSON, TOML and safetensors only; nothing is pickled. Numbers JSON lacks are the 
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tomlkit
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
 from fst_agents.config import RunConfig, load
 from fst_agents.errors import RunDirError
-from fst_agents.json_files import append_lines, read_json, read_lines, to_json, write_json
+from fst_agents.json_files import append_lines, dumps, read_json, read_lines, to_json, write_json
 from fst_agents.redaction import public_config
 from fst_agents.types import Population, Rollout, RunState
 
 Phase = Literal["slow", "fast", "eval"]
 Noun = TypeVar("Noun")
+
+LOCK, DRAFT = "run.lock", ".run.toml.tmp"
+"""Files that do not yet make a folder a run directory."""
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""What the system says of a disk that is full, read-only or broken."""
 
 
 def from_json(noun: type[Noun], data: Any) -> Noun:
@@ -47,6 +61,11 @@ def from_json(noun: type[Noun], data: Any) -> Noun:
         return _adapter(noun).validate_python(data)
     except ValidationError as error:
         raise RunDirError(f"not a {noun.__name__} as this version writes it: {error}") from error
+
+
+def as_written(rollout: Rollout) -> Rollout:
+    """The rollout as it is read back: other Python objects than data are their text."""
+    return from_json(Rollout, json.loads(dumps(rollout)))
 
 
 @cache
@@ -95,8 +114,14 @@ class RunDir:
         try:
             run.refuse_occupied()
             path.mkdir(parents=True, exist_ok=True)
-            with (path / "run.toml").open("x", encoding="utf-8") as file:
-                file.write(tomlkit.dumps(_without_none(public_config(config))))
+            with run.lock():
+                run.refuse_occupied()
+                # Whole or not at all: a part of it would be another configuration.
+                with (path / DRAFT).open("w", encoding="utf-8") as file:
+                    file.write(tomlkit.dumps(_without_none(public_config(config))))
+                    file.flush()
+                    os.fsync(file.fileno())
+                (path / DRAFT).replace(path / "run.toml")
         except OSError as error:
             raise RunDirError(
                 f"{path}: cannot be used as a run directory ({error}); choose another run_dir"
@@ -113,6 +138,39 @@ class RunDir:
         if not (path / "run.toml").is_file():
             raise RunDirError(f"{path}: no run directory (it has no run.toml)")
         return cls(path)
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Keep every other writer out; the lock of a process that has died holds nobody back.
+
+        Raises:
+            RunDirError: somebody else is writing.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunDirError(
+                f"{self.path}: another process is writing this run; wait until it ends, or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """While a run is written: a disk that is full or broken is a :class:`RunDirError`."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            copying = isinstance(error, shutil.Error)  # many files at once; has no number
+            if isinstance(error, OSError) and error.errno not in DISK and not copying:
+                raise
+            raise RunDirError(
+                f"{self.path}: could not be written ({error}); the last checkpoint is intact. Make "
+                f"room and continue with 'fst train --resume {self.path}'"
+            ) from error
 
     @property
     def finished(self) -> bool:
@@ -131,6 +189,30 @@ class RunDir:
     def tracking_spool(self) -> Path:
         """Where the tracker keeps what it still has to deliver."""
         return self.path / "tracking.jsonl"
+
+    @property
+    def metrics_log(self) -> Path:
+        """``metrics.jsonl``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def reflections_log(self) -> Path:
+        """``reflections.jsonl``."""
+        return self.path / "reflections.jsonl"
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """``checkpoints/``, for :class:`fst_agents.checkpoint.Checkpoints`."""
+        return self.path / "checkpoints"
+
+    def rollout_file(self, where: int | str) -> Path:
+        """``rollouts/step-NNNNN.jsonl`` of a step, or ``rollouts/<where>.jsonl``."""
+        name = f"step-{where:05d}" if isinstance(where, int) else where
+        return self.path / "rollouts" / f"{name}.jsonl"
+
+    def population_file(self, cycle: int) -> Path:
+        """``population/cycle-NNN.json``."""
+        return self.path / "population" / f"cycle-{cycle:03d}.json"
 
     def config(self) -> RunConfig:
         """The resolved run file. Secrets are lost; they are never written."""
@@ -169,12 +251,12 @@ class RunDir:
     ) -> None:
         """One line of ``metrics.jsonl``. ``rollouts`` and ``seconds`` are totals of the run."""
         line = {"step": step, "phase": phase, "rollouts": rollouts, "seconds": seconds}
-        append_lines(self.path / "metrics.jsonl", [{**line, "metrics": dict(metrics)}])
+        append_lines(self.metrics_log, [{**line, "metrics": dict(metrics)}])
 
     def add_rollouts(self, where: int | str, rollouts: Iterable[Rollout]) -> Path:
-        """Append to ``rollouts/step-NNNNN.jsonl``, or to ``rollouts/<where>.jsonl``."""
-        name = f"step-{where:05d}" if isinstance(where, int) else where
-        file = _folder(self.path / "rollouts") / f"{name}.jsonl"
+        """Append to :meth:`rollout_file`."""
+        file = self.rollout_file(where)
+        _folder(file.parent)
         append_lines(file, rollouts)
         return file
 
@@ -182,7 +264,8 @@ class RunDir:
         self, cycle: int, population: Population, record: Mapping[str, Any] | None = None
     ) -> Path:
         """``population/cycle-NNN.json``: see :func:`population_record`."""
-        file = _folder(self.path / "population") / f"cycle-{cycle:03d}.json"
+        file = self.population_file(cycle)
+        _folder(file.parent)
         write_json(file, population_record(cycle, population, record))
         return file
 
@@ -210,7 +293,7 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; empty where nothing was measured yet."""
-        return list(read_lines(self.path / "metrics.jsonl"))
+        return list(read_lines(self.metrics_log))
 
     def populations(self) -> list[dict[str, Any]]:
         """The records of :func:`population_record`, oldest cycle first."""
@@ -232,8 +315,8 @@ class RunDir:
         elif self.finished:
             what = "holds a finished run, which is never overwritten"
         elif (self.path / "run.toml").exists():
-            what = "holds an unfinished run, which is left as it is"
-        elif any(self.path.iterdir()):
+            what = "holds an unfinished run ('fst train --resume' goes on with it)"
+        elif any(entry.name not in (LOCK, DRAFT) for entry in self.path.iterdir()):
             what = "is not empty and is no run directory"
         else:
             return

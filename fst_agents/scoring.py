@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fst_agents.errors import FstError
@@ -23,16 +23,33 @@ class MetricError(FstError):
     """A metric raised, or returned something that is no score."""
 
 
+RANGE_SLACK = 1e-9
+"""How far outside its range a score may lie by rounding: 0.1 + 0.2 + 0.7 is above 1."""
+
+
 class Scorer:
     """Calls a metric with as many arguments as it takes.
+
+    Args:
+        score_range: the least and the most it may return, for predictors too; ``None``: any
+            finite number.
+        predictors: names that ``predictor_scores`` may speak of; ``None``: any.
 
     Raises:
         MetricError: at construction, for a callable that takes fewer than two arguments.
     """
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(
+        self,
+        metric: Metric,
+        *,
+        score_range: tuple[float, float] | None = None,
+        predictors: Collection[str] | None = None,
+    ) -> None:
         self.metric = metric
         self._arity = _arity(metric)
+        self._range = score_range
+        self._predictors = predictors
 
     @property
     def per_predictor(self) -> bool:
@@ -50,19 +67,47 @@ class Scorer:
             arguments += [list(trace), None, None]
         elif self._arity >= 3:
             arguments.append(None)  # DSPy: a trace means bootstrapping, where scores turn boolean
-        return read_feedback(self._call(arguments))
+        return self._checked(read_feedback(self._call(arguments)))
 
     def of_predictor(
         self, gold: Any, prediction: Any, trace: Sequence[Any], name: str, own: Sequence[Any]
     ) -> Feedback:
-        """What the metric says of one predictor, ``own`` being its part of the trace."""
-        return read_feedback(self._call([gold, prediction, list(trace), name, list(own)]))
+        """What the metric says of one predictor, ``own`` being its part of the trace.
+
+        Raises:
+            MetricError: as :meth:`__call__`.
+        """
+        said = self._call([gold, prediction, list(trace), name, list(own)])
+        return self._checked(read_feedback(said))
 
     def _call(self, arguments: Sequence[Any]) -> Any:
         try:
             return self.metric(*arguments)
         except Exception as error:
             raise MetricError(f"the metric raised {type(error).__name__}: {error}") from error
+
+    def _checked(self, feedback: Feedback) -> Feedback:
+        own = feedback.predictor_scores
+        strangers = [] if self._predictors is None else sorted(set(own) - set(self._predictors))
+        if strangers:
+            raise MetricError(
+                f"the metric's predictor_scores name {', '.join(map(repr, strangers))}; expected "
+                f"predictors of the program: {', '.join(map(repr, self._predictors or ()))}"
+            )
+        self._check_range(feedback.score, "score")
+        for name, score in own.items():
+            self._check_range(score, f"predictor_scores[{name!r}]")
+        return feedback
+
+    def _check_range(self, score: float | None, what: str) -> None:
+        if score is None or self._range is None:
+            return
+        least, most = self._range
+        if not least - RANGE_SLACK <= score <= most + RANGE_SLACK:
+            raise MetricError(
+                f"the metric's {what} is {score:g}; expected {least:g} to {most:g}, the range it "
+                "declares (task.score_range); mend the metric or the range"
+            )
 
 
 def read_feedback(value: Any) -> Feedback:
@@ -103,7 +148,10 @@ def _number(value: Any, what: str) -> float | None:
     plain = value if item is None else item()
     if not isinstance(plain, bool | int | float):
         raise MetricError(f"the metric's {what} is {value!r:.80}; expected a number")
-    number = float(plain)
+    try:
+        number = float(plain)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise MetricError(f"the metric's {what} is {number}; expected a finite number")
     return number

@@ -53,3 +53,22 @@ class ProblemStream:
         order = list(self._problems)
         random.Random(f"{self._seed}/epoch/{epoch}").shuffle(order)
         return order[place * self._batch_size : (place + 1) * self._batch_size]
+
+
+class StagedStream(ProblemStream):
+    """Problems that change on the way: ``batches`` batches of each part, of the last for ever.
+
+    Raises:
+        ConfigError: a part has fewer problems than one batch.
+    """
+
+    def __init__(
+        self, parts: Sequence[Sequence[Problem]], batch_size: int, seed: int, *, batches: int
+    ) -> None:
+        super().__init__([p for part in parts for p in part], batch_size, seed)
+        self._parts = [ProblemStream(part, batch_size, seed) for part in parts]
+        self._batches = batches
+
+    def _batch(self, index: int) -> list[Problem]:
+        part = min(index // self._batches, len(self._parts) - 1)
+        return self._parts[part]._batch(index - part * self._batches)

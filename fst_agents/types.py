@@ -70,7 +70,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One LM call inside a rollout. Token ids are the truth; text is derived from them."""
+    """One LM call inside a rollout. Token ids are the truth; text is derived from them.
+
+    ``outputs`` are the fields of an answer that could be read whole. Of one that could not,
+    ``partial`` has the fields that could be read, and ``missing`` names those that could not.
+    """
 
     predictor: str
     messages: tuple[Mapping[str, Any], ...]
@@ -83,11 +87,18 @@ class Call:
     text: str
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     outputs: Mapping[str, Any] | None = None
+    partial: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    missing: tuple[str, ...] = ()
 
     @property
     def parsed(self) -> bool:
         """Whether the adapter could read the completion."""
         return self.outputs is not None
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the completion was cut off at the token limit, readable or not."""
+        return self.finish_reason == "length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +156,15 @@ class Problem:
 
     id: str
     example: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """Something the policy can do and should still do after training."""
+
+    name: str
+    candidate: Candidate
+    problems: Sequence[Problem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +329,23 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """How long the append-only logs were, in bytes: what a resumed run cuts them back to."""
+
+    metrics: int = 0
+    reflections: int = 0
+    tracker: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
-    """Where a run stands: enough to say what has been done and what is still to do."""
+    """Where a run stands: enough to say what has been done and what is still to do.
+
+    It stands in the phase with the index ``phase`` of its plan, behind as many RL steps of it as
+    there are ``rewards`` (their mean rewards). ``stopped`` says why training is over, ``None``
+    while it is not. ``predictors`` has what each predictor did so far, by the name of the count.
+    ``identity`` says which data and plan it belongs to, ``checkpoint`` is its number.
+    """
 
     cycle: int
     step: int
@@ -319,6 +354,15 @@ class RunState:
     spend: Spend
     cursor: int
     mlflow_run_id: str | None = None
+    phase: int = 0
+    rewards: tuple[float, ...] = ()
+    stopped: str | None = None
+    predictors: Mapping[str, Mapping[str, int]] = field(
+        default_factory=dict[str, Mapping[str, int]]
+    )
+    marks: Marks = field(default_factory=Marks)
+    identity: Mapping[str, str] = field(default_factory=dict[str, str])
+    checkpoint: int = 0
 
 
 @dataclass(frozen=True, slots=True)

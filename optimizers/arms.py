@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,12 @@ from typing import Any, ClassVar
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
-from fst_agents.config import Arm, RunConfig, conflicts
-from fst_agents.dspy_bridge import apply, problems, seed_candidate
+from fst_agents.config import Arm, RunConfig, conflicts, least_score
+from fst_agents.dspy_bridge import apply, named_predictors, problems, seed_candidate
+from fst_agents.dspy_fixed import fixed_models, learning_faults
 from fst_agents.errors import ConfigError
+from fst_agents.json_files import write_json
+from fst_agents.outcomes import FailureScores
 from fst_agents.redaction import public_config
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir, default_name
@@ -29,8 +32,8 @@ from fst_agents.serving.choose import choose_host
 from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
 from fst_agents.tracking import MlflowTracker, NullTracker, Tracker
-from fst_agents.types import Candidate, Policy, RunResult, Sampling
-from optimizers.evaluation import Evaluation, Evaluator, Skill, evaluate_run
+from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Skill
+from optimizers.evaluation import Evaluation, Evaluator, by_problem, evaluate_run
 from optimizers.loop import Loop, Observer, Parts, Silence
 from optimizers.plan import FastPhase, SlowPhase, plan
 from optimizers.protocols import FastOptimizer, SlowOptimizer
@@ -64,6 +67,7 @@ class _Arm(Teleprompter):
         report: writes a page about a finished run directory and returns its path; it is tracked.
         host: serves the policy instead of the one ``config.serve`` asks for; it is not closed.
         task: what the books call the task; the name of the student's class by default.
+        stream: the order in which training problems are met; shuffled epochs by default.
     """
 
     arm: ClassVar[Arm]
@@ -82,6 +86,7 @@ class _Arm(Teleprompter):
         report: Callable[[Path], Path] | None = None,
         host: PolicyHost | None = None,
         task: str | None = None,
+        stream: Callable[[Sequence[Problem]], ProblemStream] | None = None,
     ) -> None:
         super().__init__()
         self.metric = metric
@@ -96,6 +101,7 @@ class _Arm(Teleprompter):
         self._report = report
         self._host = host
         self._task = task
+        self._stream = self._epochs if stream is None else stream
 
     def compile(
         self,
@@ -108,8 +114,9 @@ class _Arm(Teleprompter):
     ) -> dspy.Module:
         """Train on ``trainset``; evaluate the 2×2 on ``valset`` if there is one.
 
-        Returns a copy of the student with the champion's instructions. Its attribute ``fst``
-        (:class:`Outcome2x2`) says where the weights, the run directory and the figures are.
+        Returns a copy of the student with the champion's instructions and the fixed models. Its
+        attribute ``fst`` (:class:`Outcome2x2`) says where the weights, the run directory and the
+        figures are.
 
         Raises:
             ConfigError: everything wrong with the request, before anything is started.
@@ -125,38 +132,47 @@ class _Arm(Teleprompter):
         named = self.config.task.model_copy(update={"name": name})
         self.config = self.config.model_copy(update={"task": named})
         seed = seed_candidate(student)
-        self._check(seed)
+        self._check(student)
+        fixed = fixed_models(self.config)
         phases = plan(self.config)
         needs_fast = any(isinstance(p, FastPhase) for p in phases)
         needs_slow = any(isinstance(p, SlowPhase) for p in phases)
         reflection = self._reflection() if needs_fast else None
-        stream = ProblemStream(
-            problems(trainset), self.config.slow.batch_size, seed=self.config.seed
-        )
+        stream = self._stream(problems(trainset))
         val = problems(valset) if valset is not None else []
         run_dir = RunDir.create(self.config.run_dir or default_name(self.config), self.config)
         with ExitStack() as stack:
             tracker = self._tracker(run_dir)
             stack.push(_ends(tracker))
             host = self._serve(run_dir, tracker, stack)
-            runner = self._runner(student, host, self.metric, stack)
+            settings = self.config.sampling
+            failures = FailureScores(settings.failure_score, settings.partial_credit)
+            runner = self._runner(student, host, self.metric, stack, fixed, failures)
             slow = self._slow(stack) if needs_slow else None
-            fast = self._fast(reflection) if reflection is not None else None
+            fast = self._fast(reflection, runner) if reflection is not None else None
             parts = Parts(
                 self.config, host, runner, stream, run_dir, tracker, self._observer, fast, slow
             )
             loop = Loop(parts, seed)
             loop.run(phases)
-            tuned = self._ship(student, loop, run_dir)
+            tuned = self._ship(student, loop, run_dir, fixed)
             evaluation = None
             kl = None
             if val:
-                judge = self._runner(student, host, self.eval_metric, stack)
+                whole = FailureScores(least_score(self.config))  # no credit for parts
+                judge = self._runner(student, host, self.eval_metric, stack, fixed, whole)
                 evaluation = self._evaluate(judge, loop, seed, val, needs_fast, needs_slow)
+                write_json(run_dir.path / "problems.json", _final_scores(evaluation))
                 kl = _kl(slow, evaluation)
             result = self._result(loop, run_dir, tracker)
             summary = summarize(
-                self.config, result, evaluation, kl, needs_slow, time.monotonic() - started
+                self.config,
+                result,
+                evaluation,
+                kl,
+                needs_slow,
+                time.monotonic() - started,
+                loop.predictors,
             )
             summary["mlflow"] = tracker.url_hint
             self._close_books(summary, run_dir, tracker)
@@ -165,25 +181,18 @@ class _Arm(Teleprompter):
 
     # -- the parts ----------------------------------------------------------------------------
 
-    def _check(self, seed: Candidate) -> None:
-        problems_ = conflicts(self.config)
-        for key, asked in (
-            ("fast.predictors", self.config.fast.predictors),
-            ("slow.predictors", self.config.slow.predictors),
-        ):
-            missing = [] if asked == "*" else sorted(set(asked) - set(seed.instructions))
-            if missing:
-                problems_.append(
-                    f"{key}: the program has no predictor {', '.join(map(repr, missing))}; "
-                    f"it has {', '.join(map(repr, seed.instructions))}"
-                )
-        if problems_:
-            raise ConfigError(problems_)
+    def _check(self, student: dspy.Module) -> None:
+        faults = conflicts(self.config) + learning_faults(student, self.config)
+        if faults:
+            raise ConfigError(faults)
 
     def _reflection(self) -> Callable[[str], str]:
         if self._reflection_lm is not None:
             return wrap_reflection(self._reflection_lm)
         return build_reflection(self.config.fast.reflection_lm, self.config.fast.reflection_args)
+
+    def _epochs(self, found: Sequence[Problem]) -> ProblemStream:
+        return ProblemStream(found, self.config.slow.batch_size, seed=self.config.seed)
 
     def _tracker(self, run_dir: RunDir) -> Tracker:
         track = self.config.track
@@ -208,7 +217,13 @@ class _Arm(Teleprompter):
         return host
 
     def _runner(
-        self, student: dspy.Module, host: PolicyHost, metric: Metric, stack: ExitStack
+        self,
+        student: dspy.Module,
+        host: PolicyHost,
+        metric: Metric,
+        stack: ExitStack,
+        fixed: Mapping[str, dspy.LM],
+        failures: FailureScores,
     ) -> Runner:
         limits = self.config.sampling
         runner = Runner(
@@ -217,6 +232,9 @@ class _Arm(Teleprompter):
             host,
             adapter=self.adapter,
             limits=Limits(limits.concurrency, limits.timeout, limits.retries),
+            fixed=fixed,
+            failures=failures,
+            score_range=self.config.task.score_range,
         )
         stack.callback(runner.close)
         return runner
@@ -228,25 +246,39 @@ class _Arm(Teleprompter):
         stack.callback(slow.close)
         return slow
 
-    def _fast(self, reflection: Callable[[str], str]) -> FastOptimizer:
+    def _fast(self, reflection: Callable[[str], str], runner: Runner) -> FastOptimizer:
         from optimizers.fast_gepa import GepaFast
 
-        names = self.config.fast.predictors
+        names = self.config.fast.evolve
         return GepaFast(
             self.config.fast,
             reflection,
             self.config.seed,
-            components=None if names == "*" else names,
+            components=runner.learning if names == "*" else names,
         )
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _ship(self, student: dspy.Module, loop: Loop, run_dir: RunDir) -> Any:
-        """Write ``result/``: the program and where its weights are."""
+    def _ship(
+        self,
+        student: dspy.Module,
+        loop: Loop,
+        run_dir: RunDir,
+        fixed: Mapping[str, dspy.LM],
+    ) -> Any:
+        """Write ``result/``: the program and where its weights are.
+
+        The file is without fixed models: not every LM can be saved, and some hold secrets.
+        """
         tuned: Any = apply(student, loop.population.best)
         tuned._compiled = True  # what DSPy's own optimizers do
         folder = run_dir.result_folder
+        named = named_predictors(tuned)
+        models = {name: fixed.get(name, predictor.lm) for name, predictor in named.items()}
+        tuned.set_lm(None)
         tuned.save(str(folder / "program.json"))
+        for name, predictor in named.items():
+            predictor.lm = models[name]
         weights = loop.policy.adapter or loop.policy.weights
         if weights is not None:
             name = "adapter" if loop.policy.adapter else "weights"
@@ -348,6 +380,12 @@ def _ends(tracker: Tracker) -> Callable[..., None]:
             tracker.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
 
     return end
+
+
+def _final_scores(evaluation: Evaluation) -> dict[str, float]:
+    """Mean score of every problem in the last cell: what pairs two runs problem by problem."""
+    names = dict.fromkeys(rollout.problem_id for rollout in evaluation.sequences)
+    return dict(zip(names, by_problem(evaluation.sequences), strict=True))
 
 
 def _kl(slow: SlowOptimizer | None, evaluation: Evaluation) -> float | None:

@@ -12,19 +12,10 @@ from dataclasses import dataclass
 
 from fst_agents.errors import ServingError
 from fst_agents.rollouts import Runner
-from fst_agents.types import Candidate, Policy, Problem, Rollout, Sampling
+from fst_agents.types import Candidate, Policy, Problem, Rollout, Sampling, Skill
 
 CELLS = ("base_seed", "base_evolved", "trained_seed", "trained_evolved")
 RESAMPLES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Skill:
-    """Something the policy could do before and should still do: an instruction and problems."""
-
-    name: str
-    candidate: Candidate
-    problems: Sequence[Problem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +68,7 @@ class Evaluator:
 
     def _collect(self, jobs: list[tuple[Problem, Candidate]]) -> list[Rollout]:
         self.rollouts += len(jobs)
-        return self._runner.collect(jobs, self._sampling)
+        return self._runner.collect(jobs, self._sampling, label="evaluation")
 
 
 def evaluate_run(

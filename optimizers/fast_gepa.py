@@ -125,11 +125,14 @@ class GepaFast:
         *,
         components: Sequence[str] | None = None,
         perfect_score: float = 1.0,
+        proven: bool = False,
     ) -> None:
         """``components``: predictors that may be rewritten, all by default.
 
         ``perfect_score``: a phase is over once a candidate reaches it on every problem.
         ``log_folder`` receives one JSON file per phase.
+        ``proven``: the reflection model has answered before, so that one failure is no reason to
+        stop.
         """
         self._config = config
         self._reflect = reflection
@@ -137,7 +140,7 @@ class GepaFast:
         self._log_folder = log_folder
         self._components = components
         self._perfect = perfect_score
-        self._proven = False
+        self._proven = proven
         self.records: list[PhaseRecord] = []
 
     def evolve(

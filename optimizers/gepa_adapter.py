@@ -24,6 +24,7 @@ from gepa.proposer.reflective_mutation.reflection_lm import (
 from gepa.strategies.acceptance import ImprovementOrEqualAcceptance, StrictImprovementAcceptance
 
 from fst_agents.errors import ReflectionError
+from fst_agents.outcomes import fields_read
 from fst_agents.types import Call, Candidate, Outcome, Problem, Rollout
 from optimizers.fast_phase import Arena
 from optimizers.reflection import answer_fault
@@ -105,7 +106,10 @@ def feedback_text(rollout: Rollout, call: Call) -> str:
     words = [feedback.predictor_text.get(call.predictor, feedback.text)]
     if not call.parsed:
         words.append("The output could not be parsed into the fields that were asked for.")
-    if call.finish_reason == "length":
+        fields = fields_read(call)
+        if fields not in words[0]:  # the feedback of a failed rollout says it already
+            words[-1] += fields
+    if call.truncated:
         words.append(f"The output was cut off after {len(call.completion_ids)} tokens.")
     if rollout.outcome is Outcome.PROGRAM_ERROR:
         words.append(f"The program failed: {rollout.error}")

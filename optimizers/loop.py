@@ -2,30 +2,27 @@
 
 For each cycle: look ahead T batches (the anchor set); evolve Φ on them under θ; then T RL steps,
 one per batch, every problem's G rollouts dealt over the members of Φ and their advantages
-computed together; serve the new θ. Both learn on the same reward.
+computed together; serve the new θ. Both learn on the same reward. After every fast phase and RL
+step the run is saved, so that it can be gone on with after any stop (docs/reliability.md).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fst_agents.bridge import to_samples
+from fst_agents.bridge import Batch, to_samples
 from fst_agents.config import RunConfig
-from fst_agents.errors import ConfigError, ServingError
+from fst_agents.errors import ServingError
 from fst_agents.ledger import LedgerEvaluate, RolloutLedger
 from fst_agents.rollouts import Runner
-from fst_agents.run_dir import RunDir
 from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
-from fst_agents.tracking import Tracker
 from fst_agents.types import (
     Candidate,
-    Outcome,
     Policy,
     Population,
     Problem,
@@ -37,6 +34,8 @@ from fst_agents.types import (
     StepReport,
     TrainingSample,
 )
+from optimizers.books import Books, Ledgers, Trainer
+from optimizers.fast_rollouts import FastRollouts, refuse_useless, tokens, write_down
 from optimizers.plan import FastPhase, Phase, SlowPhase
 from optimizers.protocols import FastOptimizer, SlowOptimizer
 
@@ -45,6 +44,10 @@ LOGP_GAP = {"float32": 1e-3, "bfloat16": 0.25}
 
 Seen: 2e-6 in float32; 0.014 in bfloat16. A stale or wrongly loaded weight shows as 0.5 and more.
 """
+
+
+TIME_IS_UP = "budget.seconds"
+"""Why a run stopped that may go on once it is given more time."""
 
 
 class Observer(Protocol):
@@ -79,27 +82,27 @@ class Parts:
     host: PolicyHost
     runner: Runner
     stream: ProblemStream
-    run_dir: RunDir
-    tracker: Tracker
+    ledgers: Ledgers
     observer: Observer
     fast: FastOptimizer | None
-    slow: SlowOptimizer | None
+    slow: Trainer | None
 
 
 class Loop:
-    """Runs the phases of a plan and keeps the books. ``population`` and ``policy`` are Φ and θ."""
+    """Runs the phases of a plan. ``population`` and ``policy`` are Φ and θ."""
 
     def __init__(self, parts: Parts, seed: Candidate) -> None:
         self.population = Population((seed,))
-        self.spend = Spend()
         self.step = 0
         self.cycle = 0
-        self.history: list[StepReport] = []
-        self.stopped = "done"
+        self.stopped: str | None = None
+        """Why training is over, ``None`` while it is not."""
+        self.books = Books(parts.ledgers, parts.runner.learning)
+        self._phase = 0
+        self._rewards: list[float] = []
         self._parts = parts
-        self._ledger = RolloutLedger(parts.config.fast.max_staleness)
-        self._recent = deque[Rollout]()
-        self._started = time.monotonic()
+        self._run_dir, self._tracker = parts.ledgers.run_dir, parts.ledgers.tracker
+        self._rollouts_seen = RolloutLedger(parts.config.fast.max_staleness)
         c = parts.config.sampling
         self._sampling = Sampling(c.temperature, max_tokens=c.max_tokens)
 
@@ -108,28 +111,62 @@ class Loop:
         """θ as it is served."""
         return self._parts.host.policy
 
+    def take_up(
+        self, state: RunState, history: Iterable[StepReport], seen: Iterable[Rollout]
+    ) -> None:
+        """Go on from a checkpoint, whose weights the host serves already.
+
+        Args:
+            seen: the rollouts that a fast phase may still use, in the order they were run in.
+        """
+        self.population, self.step, self.cycle = state.population, state.step, state.cycle
+        self._phase, self._rewards = state.phase, [*state.rewards]
+        self._parts.stream.cursor = state.cursor
+        self._rollouts_seen.add(seen)
+        self.books.take_up(state, history)
+        self.stopped = state.stopped
+        if self.stopped == TIME_IS_UP and not self._out_of_time():
+            self.stopped = None
+
     def run(self, phases: Sequence[Phase]) -> None:
         """Run the phases in order, until they are done or the time is up.
 
-        However it ends, ``state.json`` says where the run stands.
+        However it ends, a checkpoint says where the run can be gone on with.
         """
-        self._parts.observer.begin(phases, self._parts.config)
-        try:
-            self._run(phases)
-        finally:
+        self._parts.observer.begin(self._ahead(phases), self._parts.config)
+        if not self.books.checkpoint:
             self._save()
-
-    def _run(self, phases: Sequence[Phase]) -> None:
-        for phase in phases:
+        while self.stopped is None:
+            phase = phases[self._phase]
             self.cycle = phase.cycle
             if isinstance(phase, FastPhase):
                 self._evolve(phase)
-            elif self._solved(self._learn(phase)):
-                self.stopped = "budget.enough"
-                return
-            if self._out_of_time():
-                self.stopped = "budget.seconds"
-                return
+            else:
+                self._learn()
+            self._move_on(phases)
+
+    def _move_on(self, phases: Sequence[Phase]) -> None:
+        """One more fast phase or RL step is done: see where the run stands, and save it."""
+        phase, late = phases[self._phase], self._out_of_time()
+        whole = isinstance(phase, FastPhase) or len(self._rewards) == phase.steps
+        if isinstance(phase, SlowPhase) and (whole or late) and self._solved():
+            self.stopped = "budget.enough"
+        elif whole and self._phase + 1 == len(phases):
+            self.stopped = "done"
+        elif late:
+            self.stopped = TIME_IS_UP
+        every, taken = self._parts.config.checkpoint.every, len(self._rewards)
+        if whole:
+            self._phase, self._rewards = self._phase + 1, []
+        if whole or self.stopped is not None or taken % every == 0:
+            self._save()
+
+    def _ahead(self, phases: Sequence[Phase]) -> list[Phase]:
+        """What is left of the plan."""
+        left = [*phases[self._phase :]] if self.stopped is None else []
+        if left and isinstance(left[0], SlowPhase):
+            left[0] = replace(left[0], steps=left[0].steps - len(self._rewards))
+        return left
 
     # -- the two phases -----------------------------------------------------------------------
 
@@ -138,9 +175,17 @@ class Loop:
         parts = self._parts
         assert parts.fast is not None
         anchor = parts.stream.look_ahead(phase.batches)
-        self._recent = deque(maxlen=len(anchor))
-        evaluate = LedgerEvaluate(self._reflected, self._ledger, policy_version=self.policy.version)
-        with parts.tracker.fast_phase(phase.cycle):
+        rollouts = FastRollouts(
+            phase.cycle,
+            len(anchor),
+            runner=parts.runner,
+            sampling=self._sampling,
+            run_dir=self._run_dir,
+            books=self.books,
+            config=parts.config,
+        )
+        evaluate = LedgerEvaluate(rollouts, self._rollouts_seen, policy_version=self.policy.version)
+        with self._tracker.fast_phase(phase.cycle):
             self.population, report = parts.fast.evolve(
                 self.population,
                 anchor,
@@ -149,35 +194,31 @@ class Loop:
                 policy_version=self.policy.version,
                 cycle=phase.cycle,
             )
+            rollouts.close()
             calls = int(report.metrics.get("fast/reflection_calls", 0))
-            self.spend += Spend(fast_rollouts=evaluate.spent(), reflection_calls=calls)
-            self._book("fast", report)
+            self.books.pay(Spend(fast_rollouts=evaluate.spent(), reflection_calls=calls))
             record = parts.fast.records[-1].to_dict()
-            parts.run_dir.write_population(phase.cycle, self.population, record)
-            parts.tracker.log_population(phase.cycle, self.population, record)
+            self._run_dir.write_population(phase.cycle, self.population, record)
+            self._tracker.log_population(phase.cycle, self.population, record)
+            # Last: should this block fail, the tracker delivers what it has been told by then.
+            self.books.enter("fast", self.step, report)
         if phase.passes:
             parts.stream.skip(phase.batches)
-        self._save()
         parts.observer.fast(phase, report, self.population)
 
-    def _learn(self, phase: SlowPhase) -> list[float]:
-        """The slow phase: T RL steps, one per batch; returns their mean rewards."""
-        rewards: list[float] = []
-        for _ in range(phase.steps):
-            problems = self._parts.stream.next()
-            groups = self._rollouts(problems)
-            report = self._update(groups)
-            self._book("slow", report)
-            self._save()
-            self._parts.observer.slow(self.step, report)
-            rewards.append(report.metrics["slow/reward"])
-            if self._out_of_time():
-                break
-        return rewards
+    def _learn(self) -> None:
+        """One RL step of the slow phase, on the next batch."""
+        problems = self._parts.stream.next()
+        groups = self._rollouts(problems)
+        batch = self._batch(groups)
+        report = self._update(batch, groups)
+        self.books.enter("slow", self.step, report, batch.report.candidate_metrics())
+        self._rewards.append(report.metrics["slow/reward"])
+        self._parts.observer.slow(self.step, report)
 
-    def _solved(self, rewards: Sequence[float]) -> bool:
+    def _solved(self) -> bool:
         enough = self._parts.config.budget.enough
-        return enough is not None and sum(rewards) / len(rewards) >= enough
+        return enough is not None and sum(self._rewards) / len(self._rewards) >= enough
 
     # -- one RL step --------------------------------------------------------------------------
 
@@ -185,40 +226,45 @@ class Loop:
         """G rollouts per problem over Φ, all from the policy being trained."""
         parts = self._parts
         groups = parts.runner.collect_groups(
-            problems, self.population, parts.config.slow.group_size, self._sampling
+            problems,
+            self.population,
+            parts.config.slow.group_size,
+            self._sampling,
+            label=f"step-{self.step + 1}",
         )
         rollouts = [r for group in groups for r in group.rollouts_G]
-        self._ledger.add(rollouts)
-        self.spend += Spend(slow_rollouts=len(rollouts), tokens=_tokens(rollouts))
-        parts.run_dir.add_rollouts(self.step + 1, rollouts)
-        self._refuse_useless(rollouts)
+        self.books.pay(Spend(slow_rollouts=len(rollouts), tokens=tokens(rollouts)))
+        self._rollouts_seen.add(write_down(self._run_dir, self.step + 1, rollouts))
+        refuse_useless(rollouts, parts.config)
         return groups
 
-    def _update(self, groups: Sequence[RolloutGroup]) -> StepReport:
-        """Advantages over each problem's whole group, one optimizer step, serve the result."""
-        parts, slow = self._parts, self._parts.slow
-        assert slow is not None
-        settings = parts.config.slow
+    def _batch(self, groups: Sequence[RolloutGroup]) -> Batch:
+        """Advantages over each problem's whole group; the calls of the predictors that learn."""
+        settings, learning = self._parts.config.slow, self._parts.runner.learning
         batch = to_samples(
             groups,
             policy_version=self.policy.version,
             temperature=self._sampling.temperature,
             weighting=settings.weighting,
             epsilon=settings.advantage_epsilon,
-            train=None if settings.predictors == "*" else settings.predictors,
+            train=learning if settings.train == "*" else settings.train,
         )
-        metrics = {
-            **batch.report.metrics(),
-            **{f"slow/reward/{c}": r for c, r in batch.report.candidate_reward.items()},
-        }
+        self.books.count(batch.report.predictors)
+        return batch
+
+    def _update(self, batch: Batch, groups: Sequence[RolloutGroup]) -> StepReport:
+        """One optimizer step; serve the result."""
+        slow = self._parts.slow
+        assert slow is not None
+        metrics = batch.report.metrics()
         report = slow.update(batch.samples)
         self.step += 1
         if batch.samples:
-            self.spend += Spend(gradient_steps=1)
+            self.books.pay(Spend(gradient_steps=1))
             metrics |= self._serve(batch.samples[0])
         rollouts = [r for group in groups for r in group.rollouts_G]
         if self.step == 1 or self.step % 10 == 0:
-            parts.tracker.log_rollouts(self.step, rollouts)
+            self._tracker.log_rollouts(self.step, rollouts)
         return StepReport(self.step, {**metrics, **report.metrics})
 
     def _serve(self, probe: TrainingSample) -> dict[str, float]:
@@ -226,10 +272,10 @@ class Loop:
         parts, slow = self._parts, self._parts.slow
         assert slow is not None
         started = time.monotonic()
-        policy = slow.publish(parts.run_dir.policy_folder(slow.policy.version))
+        policy = slow.publish(self._run_dir.policy_folder(slow.policy.version))
         parts.host.update(policy)
         seconds = time.monotonic() - started
-        parts.run_dir.prune_policies()
+        self._run_dir.prune_policies()
         gap = logp_gap(parts.host, slow, probe.prompt_ids, self._sampling)
         limit = LOGP_GAP[parts.config.policy.dtype]
         if not gap <= limit:
@@ -246,70 +292,23 @@ class Loop:
 
     # -- the books ----------------------------------------------------------------------------
 
-    def _reflected(self, candidate: Candidate, problems: Sequence[Problem]) -> list[Rollout]:
-        """Rollouts of the fast phase: they carry feedback per predictor."""
-        rollouts = self._parts.runner.collect(
-            [(p, candidate) for p in problems], self._sampling, reflect=True
-        )
-        self.spend += Spend(tokens=_tokens(rollouts))
-        self._parts.run_dir.add_rollouts(f"fast-{self.cycle:03d}", rollouts)
-        # A proposal may be tried on a handful of problems, where one lost rollout is a large share.
-        self._recent.extend(rollouts)
-        self._refuse_useless([*self._recent])
-        return rollouts
-
-    def _refuse_useless(self, rollouts: Sequence[Rollout]) -> None:
-        """Stop where nothing can be learnt: the server fails, or the metric does not score."""
-        masked = [r for r in rollouts if r.outcome.masked]
-        limit = self._parts.config.sampling.max_infra_share
-        if len(masked) > limit * len(rollouts):
-            example = next(iter(masked))
-            error = ConfigError if example.outcome is Outcome.METRIC_ERROR else ServingError
-            raise error(
-                f"{len(masked)} of {len(rollouts)} rollouts failed outside the policy (limit "
-                f"sampling.max_infra_share = {limit:g}); problem {example.problem_id!r}: "
-                f"{example.outcome}: {example.error}"
-            )
-        if all(r.score is None for r in rollouts):
-            raise ConfigError(
-                f"the metric returned no score for any of {len(rollouts)} rollouts; it must return "
-                "a number, or a dspy.Prediction with `score`"
-            )
-
-    def _book(self, phase: str, report: StepReport) -> None:
-        self.spend = replace(self.spend, seconds=time.monotonic() - self._started)
-        rollouts = self.spend.fast_rollouts + self.spend.slow_rollouts
-        self.history.append(report)
-        self._parts.run_dir.add_metrics(
-            self.step,
-            "fast" if phase == "fast" else "slow",
-            report.metrics,
-            rollouts=rollouts,
-            seconds=self.spend.seconds,
-        )
-        budget = {f"budget/{name}": float(v) for name, v in self.spend.to_dict().items()}
-        self._parts.tracker.log_metrics(
-            {**report.metrics, **budget}, step=self.step, rollouts=rollouts
-        )
-
     def _save(self) -> None:
-        self._parts.run_dir.write_state(self.state())
-
-    def state(self) -> RunState:
-        """Where the run stands."""
-        return RunState(
+        state = RunState(
             cycle=self.cycle,
             step=self.step,
             population=self.population,
             policy=self.policy,
-            spend=self.spend,
+            spend=self.books.spend,
             cursor=self._parts.stream.cursor,
-            mlflow_run_id=self._parts.tracker.run_id,
+            phase=self._phase,
+            rewards=tuple(self._rewards),
+            stopped=self.stopped,
         )
+        self.books.close(state, self._parts.slow)
 
     def _out_of_time(self) -> bool:
         limit = self._parts.config.budget.seconds
-        return limit is not None and time.monotonic() - self._started > limit
+        return limit is not None and self.books.seconds > limit
 
 
 def logp_gap(
@@ -320,7 +319,3 @@ def logp_gap(
     [own] = slow.logprobs([prompt_ids], [sampled.token_ids], temperature=sampling.temperature)
     gaps = [abs(a - b) for a, b in zip(own, sampled.logprobs, strict=True)]
     return max(gaps) if all(map(math.isfinite, gaps)) else math.inf
-
-
-def _tokens(rollouts: Sequence[Rollout]) -> int:
-    return sum(r.prompt_tokens + r.completion_tokens for r in rollouts)

@@ -1,16 +1,21 @@
 """The reflection model as what gepa needs of it: a function from prompt to answer.
 
-Three ways to have one: the offline reflector (handed in by the composition root), any LiteLLM
+Three ways to have one: a task's offline reflector (handed in by the composition root), any LiteLLM
 model by name, or the user's own callable or ``dspy.LM``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from fst_agents.errors import ConfigError, ReflectionError
+from fst_agents.json_files import append_lines
+from fst_agents.replay import LogReplay
 
 Reflection = Callable[[str], str]
 
@@ -75,6 +80,28 @@ def wrap_reflection(lm: Callable[[str], Any]) -> Reflection:
     return reflect
 
 
+class StandInReflection:
+    """Adds a sentence that says nothing: for smoke runs, where only the plumbing is tried.
+
+    ``calls``: answers given so far; the next one says its number.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, prompt: str) -> str:
+        """The current instruction, which gepa's prompt quotes first, and a numbered sentence.
+
+        Raises:
+            ReflectionError: the prompt quotes no instruction.
+        """
+        quoted = re.search(r"```\w*\n(.*?)\n```", prompt, re.DOTALL)
+        if quoted is None:
+            raise ReflectionError("a reflection prompt without an instruction between ``` fences")
+        self.calls += 1
+        return f"```\n{quoted[1].strip()} (Attempt {self.calls}.)\n```"
+
+
 class LiteLlmReflection:
     """One chat completion per prompt through LiteLLM, which is imported here and not before."""
 
@@ -100,6 +127,68 @@ class LiteLlmReflection:
         response = self._complete(messages=[{"role": "user", "content": prompt}], **self._args)
         choice = response.choices[0]
         return _checked(choice.message.content, f"{self._args['model']} ({choice.finish_reason})")
+
+
+@runtime_checkable
+class CountedReflection(Protocol):
+    """A reflection whose next answer depends on how many it has given, and on nothing else of what
+    went before."""
+
+    calls: int
+
+
+class RecordedReflection:
+    """Writes every answer down before it is used, so that a resumed run need not ask again.
+
+    A line of the file is ``{"prompt": SHA-256, "answer": text}``, or ``"error"`` in place of
+    ``"answer"``. Failures are written with the first answer that follows them: a run that ended
+    over them asks again.
+    """
+
+    def __init__(
+        self, ask: Reflection, file: Path, mark: int = 0, *, source: object = None
+    ) -> None:
+        """What stands in ``file`` beyond ``mark`` (bytes) is read back as long as the prompts are
+        the same. ``source``, where its answers are counted, is told how many this run has had.
+        """
+        self._ask = ask
+        self._file = file
+        self._source = source
+        self._before = LogReplay(file, mark)
+        self._failures: list[dict[str, str]] = []
+        self._calls = 0
+        if mark:
+            with file.open("rb") as stream:
+                self._calls = stream.read(mark).count(b"\n")
+
+    def __call__(self, prompt: str) -> str:
+        """The answer. Raises what the reflection model raises."""
+        key = hashlib.sha256(prompt.encode(errors="replace")).hexdigest()
+        known = self._before.take(1, lambda lines: lines[0].get("prompt") == key)
+        number, self._calls = self._calls, self._calls + 1
+        if known is not None:
+            return _repeated(known[0])
+        if isinstance(self._source, CountedReflection):
+            self._source.calls = number
+        try:
+            answer = self._ask(prompt)
+        except Exception as error:
+            self._failures.append({"prompt": key, "error": f"{type(error).__name__}: {error}"})
+            raise
+        append_lines(self._file, [*self._failures, {"prompt": key, "answer": answer}])
+        self._failures.clear()
+        return answer
+
+    def mark(self) -> int:
+        """Where the file stands, in bytes; what has not been read back until now never will be."""
+        self._before.cut()
+        return self._file.stat().st_size if self._file.exists() else 0
+
+
+def _repeated(line: Mapping[str, str]) -> str:
+    if "error" in line:
+        raise ReflectionError(line["error"])
+    return line["answer"]
 
 
 def _checked(text: object, source: str) -> str:

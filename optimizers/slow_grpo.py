@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from fst_agents.config import RunConfig
 from fst_agents.errors import ConfigError, StalePolicyError, TrainerError
+from fst_agents.json_files import read_json, write_json
 from fst_agents.types import Policy, StepReport, TrainingSample
 from optimizers.slow_batches import micro_batches, pad
 from optimizers.slow_thread import Desk, TrainerThread
 from optimizers.trl_bridge import SampleTrainer, add_lora, base_weights, save_adapter
+
+OPTIMIZER, TRAINER = "optimizer.safetensors", "trainer.json"
 
 LOGITS = 2**27
 """Most logits held at once when scoring (512 MB in float32)."""
@@ -43,12 +47,14 @@ class GrpoSlow:
         policy: where training starts. KL and ``base=True`` refer to ``policy.model`` as it is,
             without adapter or trained weights.
         config: sections policy, slow and sampling are read, and the seed.
+        resume: folder that :meth:`save` filled when ``policy`` was published.
 
     Raises:
+        TrainerError: the optimizer's state is not that of this policy.
         ConfigError: the policy's weights do not go with ``policy.train``.
     """
 
-    def __init__(self, policy: Policy, config: RunConfig) -> None:
+    def __init__(self, policy: Policy, config: RunConfig, resume: Path | None = None) -> None:
         self._lora = config.policy.train == "lora"
         if self._lora and policy.weights is not None:
             raise ConfigError(
@@ -72,6 +78,16 @@ class GrpoSlow:
         scratch = Path(self._scratch.name)
         self._trainer = SampleTrainer(self._model, self._base, config, scratch, desk)
         self._thread = TrainerThread(desk, self._train)
+        if resume is not None:
+            self._restore(resume)
+
+    def _restore(self, folder: Path) -> None:
+        try:
+            tensors, place = load_file(folder / OPTIMIZER), read_json(folder / TRAINER)
+            self._trainer.load_optimizer_state(tensors, place)
+        except BaseException:
+            self.close()
+            raise
 
     def _train(self) -> None:
         """What the trainer's thread does."""
@@ -136,6 +152,18 @@ class GrpoSlow:
         where = {"adapter": folder} if self._lora else {"weights": folder}
         self._policy = Policy(self._policy.model, version=self._policy.version, **where)
         return self._policy
+
+    def save(self, folder: Path) -> None:
+        """Write what continuing needs beside the published weights: AdamW's moments and schedule.
+
+        Nothing else is random or remembered: the order of the data and the sampling depend on
+        seeds and counters that the loop keeps.
+        """
+        tensors, place = self._trainer.optimizer_state()
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / OPTIMIZER
+        )
+        write_json(folder / TRAINER, place)
 
     def logprobs(
         self,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from fst_agents.bridge_report import PredictorCounts
 from fst_agents.config import RunConfig
 from fst_agents.run_dir import to_json
 from fst_agents.types import RunResult
@@ -17,6 +20,7 @@ def summarize(
     kl: float | None,
     trained: bool,
     seconds_total: float,
+    predictors: Mapping[str, PredictorCounts],
 ) -> dict[str, Any]:
     """The JSON object of a run: what ``--json`` prints and ``result.json`` holds."""
     cells = evaluation.cells if evaluation else {}
@@ -25,7 +29,7 @@ def summarize(
     return {
         "arm": result.arm,
         "task": config.task.name,
-        "target": list(config.task.target) if config.task.name == "digits" else None,
+        "target": config.task.options.get("target"),
         "seed": result.seed,
         "scores": {n: s.mean if (s := cells.get(n)) else None for n in CELLS},
         "intervals": {n: [s.low, s.high] if (s := cells.get(n)) else None for n in CELLS},
@@ -41,6 +45,7 @@ def summarize(
         "policy_version": result.policy.version,
         "champion": champion.id,
         "instructions": dict(champion.instructions),
+        "predictors": {name: asdict(counts) for name, counts in predictors.items()},
         "population": to_json(result.population)["candidates"],
         "seconds": result.spend.seconds,
         "seconds_total": seconds_total,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,63 @@ class SampleTrainer(GRPOTrainer):
         if self.report is not None and "grad_norm" in logs:
             self.report |= {key: float(logs[key]) for key in ("grad_norm", "learning_rate")}
         super().log(logs, start_time)
+
+    def optimizer_state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """AdamW's moments by parameter name, and where the schedule stands; while parked."""
+        tensors = {
+            f"{name}/{key}": value
+            for name, state in self._optimizer_states()
+            for key, value in state.items()
+        }
+        return tensors, {"schedule": self._schedule.last_epoch}
+
+    def load_optimizer_state(self, tensors: Mapping[str, Tensor], place: Mapping[str, int]) -> None:
+        """Put back what :meth:`optimizer_state` gave; while parked.
+
+        Raises:
+            TrainerError: the tensors are not those of this model's trained parameters.
+        """
+        wanted = dict(tensors)
+        keys = ("exp_avg", "exp_avg_sq", "step")
+        for name, state in self._optimizer_states():
+            found = {key: wanted.pop(f"{name}/{key}", None) for key in keys}
+            if all(value is None for value in found.values()):
+                continue
+            if any(value is None for value in found.values()):
+                raise TrainerError(f"the optimizer's state of {name!r} is not complete")
+            state.update(found)
+        if wanted:
+            raise TrainerError(
+                f"the optimizer's state names {len(wanted)} tensor(s) that this model does not "
+                f"train, {min(wanted)!r} first"
+            )
+        schedule = self._schedule
+        schedule.last_epoch = place["schedule"]
+        rates = [
+            b * f(schedule.last_epoch)
+            for b, f in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _optimizer_states(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        names = {
+            id(p): name for name, p in self.accelerator.unwrap_model(self.model).named_parameters()
+        }
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                yield names[id(parameter)], self._optimizer.state[parameter]
+
+    @property
+    def _optimizer(self) -> Any:
+        """torch's own optimizer inside accelerate's."""
+        wrapped: Any = self.optimizer
+        return getattr(wrapped, "optimizer", wrapped)
+
+    @property
+    def _schedule(self) -> Any:
+        wrapped: Any = self.lr_scheduler
+        return getattr(wrapped, "scheduler", wrapped)
 
     def _add_reference(self, model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> None:
         context = base_weights(model) if self.reference is None else contextlib.nullcontext()

@@ -18,14 +18,16 @@ from typing import Any
 
 import aiohttp
 
-from experiments.tasks import Task, build_task, model_path
+from experiments.tasks import build_task, model_path, policy_adapter
 from fst_agents.config import RunConfig, parse
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.errors import ServingError
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.serving.choose import choose_host
+from fst_agents.serving.vllm_client import connection
 from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.types import Candidate, Policy, Population, Rollout, Sampling
+from programs.task import Task
 
 PROBLEMS, GROUP = 64, 8
 IN_FLIGHT = 128
@@ -63,7 +65,7 @@ def _run(bench: str, kind: str, pairs: int) -> dict[str, Any]:
             task.program,
             task.metric,
             host,
-            adapter=task.adapter,
+            adapter=policy_adapter(config),
             limits=Limits(concurrency=config.sampling.concurrency),
         )
         stack.callback(runner.close)
@@ -112,7 +114,7 @@ def _bare_client(host: VllmHost) -> Callable[[Sequence[Sequence[int]], Sampling]
     async def ask(prompts: Sequence[Sequence[int]], sampling: Sampling) -> int:
         gate = asyncio.Semaphore(IN_FLIGHT)
         headers = {"Authorization": f"Bearer {server.key}"}
-        connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
+        connector, base = connection(server.url, limit=IN_FLIGHT)
         async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
 
             async def one(prompt: Sequence[int]) -> int:
@@ -124,7 +126,7 @@ def _bare_client(host: VllmHost) -> Callable[[Sequence[Sequence[int]], Sampling]
                     "logprobs": 0,
                     "return_token_ids": True,
                 }
-                async with gate, session.post(f"{server.url}/v1/completions", json=body) as reply:
+                async with gate, session.post(f"{base}/v1/completions", json=body) as reply:
                     reply.raise_for_status()
                     answer = await reply.json()
                     return len(answer["choices"])

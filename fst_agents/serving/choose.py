@@ -6,12 +6,15 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fst_agents.config import RunConfig
 from fst_agents.errors import ServingError
 from fst_agents.serving.host import PolicyHost
 from fst_agents.types import Policy
+
+if TYPE_CHECKING:
+    from fst_agents.serving.vllm_settings import ServerSettings
 
 Kind = Literal["local", "vllm"]
 
@@ -85,21 +88,17 @@ def _local(config: RunConfig, policy: Policy) -> PolicyHost:
     )
 
 
-def _vllm(config: RunConfig, policy: Policy, folder: Path) -> PolicyHost:
-    from fst_agents.serving.vllm_host import VllmHost
-    from fst_agents.serving.vllm_process import ServerSettings
+def server_settings(config: RunConfig, model: str, folder: Path) -> ServerSettings:
+    """How a run's own server is started; its log goes to ``folder``.
+
+    Raises:
+        ConfigError: ``serve.extra_args`` would open the server to others.
+    """
+    from fst_agents.serving.vllm_settings import ServerSettings
 
     serve = config.serve
-    if serve.url is not None:
-        return VllmHost.attach(
-            serve.url,
-            policy,
-            api_key=_key(serve.api_key_env),
-            request_timeout=serve.request_timeout,
-            trust_remote_code=config.policy.trust_remote_code,
-        )
-    settings = ServerSettings(
-        model=policy.model,
+    return ServerSettings(
+        model=model,
         folder=folder,
         accelerator=has_accelerator(),
         dtype=config.policy.dtype,
@@ -112,6 +111,21 @@ def _vllm(config: RunConfig, policy: Policy, folder: Path) -> PolicyHost:
         trust_remote_code=config.policy.trust_remote_code,
         extra_args=serve.extra_args,
     )
+
+
+def _vllm(config: RunConfig, policy: Policy, folder: Path) -> PolicyHost:
+    from fst_agents.serving.vllm_host import VllmHost
+
+    serve = config.serve
+    if serve.url is not None:
+        return VllmHost.attach(
+            serve.url,
+            policy,
+            api_key=_key(serve.api_key_env),
+            request_timeout=serve.request_timeout,
+            trust_remote_code=config.policy.trust_remote_code,
+        )
+    settings = server_settings(config, policy.model, folder)
     return VllmHost.start(policy, settings, request_timeout=serve.request_timeout)
 
 

@@ -8,8 +8,9 @@ version that sampled it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from fst_agents.types import Completion, Policy, Sampling
@@ -48,8 +49,23 @@ class PolicyHost(Protocol):
         """Most tokens (prompt and completion together) that one request may have."""
         ...
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Future[Completion]:
+    def rollouts(
+        self, jobs: int, at_once: int, label: str
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Announce ``jobs`` rollouts, ``at_once`` of them at the same time, one at a time.
+
+        Yields what is to be called whenever one of them has ended. A host that can makes equal
+        labels, weights and requests give equal completions; to others it means nothing.
+        """
+        ...
+
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: Sampling, order: tuple[int, ...] = ()
+    ) -> Future[Completion]:
         """Ask for one completion. The future fails with :class:`ServingError`, never hangs.
+
+        ``order`` is the number of the announced rollout that asks, and of its request.
+
 
         Identical concurrent requests are different samples; a host may merge them into one
         request for several samples.

@@ -12,10 +12,15 @@ from fst_agents.types import Completion, Policy, Sampling
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One wanted completion and the future that will hold it."""
+    """One wanted completion and the future that will hold it.
+
+    ``order`` is the rollout's number among those announced and the request's number within it,
+    empty for a request that belongs to no rollout.
+    """
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
+    order: tuple[int, ...] = ()
     future: Future[Completion] = field(default_factory=Future[Completion])
 
 
@@ -46,9 +51,14 @@ def problem_of(request: Request, context_length: int) -> str | None:
     return None
 
 
-def request(prompt_ids: Sequence[int], sampling: Sampling, context_length: int) -> Request:
+def request(
+    prompt_ids: Sequence[int],
+    sampling: Sampling,
+    context_length: int,
+    order: tuple[int, ...] = (),
+) -> Request:
     """A new request; its future has failed already where the request cannot be served."""
-    new = Request(tuple(prompt_ids), sampling)
+    new = Request(tuple(prompt_ids), sampling, order)
     problem = problem_of(new, context_length)
     if problem is not None:
         new.future.set_exception(ServingError(problem))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import queue
+import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,13 +15,11 @@ import torch
 
 from fst_agents.errors import ServingError
 from fst_agents.serving import inbox, local_model
+from fst_agents.serving.gathering import Gathering
 from fst_agents.serving.inbox import Request, Swap
 from fst_agents.serving.sampler import Row, sample
 from fst_agents.serving.tokenizer import HfChatTokenizer
 from fst_agents.types import Completion, Policy, Sampling
-
-QUIET = 0.003
-"""Seconds without a newcomer after which a batch that is not full is sampled."""
 
 _STOP = object()
 
@@ -29,10 +28,11 @@ class LocalHost:
     """Samples in one worker thread; requests that wait at the same time share a batch.
 
     Requests and weight swaps stand in one queue, so a swap sees the host drained by construction.
-    Same seed and same batches give the same completions; how concurrent requests fall into
-    batches is up to their timing. ``request_timeout`` (seconds) bounds the sampling of a batch,
-    checked between tokens; waiting for earlier batches does not count. A swap loads the new model
-    beside the old one, so for a moment there are two in memory.
+    Announced rollouts (:meth:`rollouts`) fall into the same batches every time and are drawn with
+    a generator seeded by ``seed``, the policy's version and their label: on a CPU, with a fixed
+    number of ``threads``, equal runs are equal to the bit. ``request_timeout`` (seconds) bounds
+    the sampling of a batch, checked between tokens; waiting for earlier batches does not count. A
+    swap loads the new model beside the old one, so for a moment there are two in memory.
 
     Raises:
         ServingError: the policy cannot be loaded, or its tokenizer has no chat template.
@@ -54,13 +54,14 @@ class LocalHost:
         self.tokenizer = HfChatTokenizer(policy.model, trust_remote_code)
         self._dtype, self._trust = dtype, trust_remote_code
         self._threads = threads
-        self._max_batch, self._timeout = max_batch, request_timeout
+        self._timeout = request_timeout
         self._policy = policy
         self._model: Any = local_model.load(policy, dtype, trust_remote_code)
         self._generator = torch.Generator(self._model.device).manual_seed(seed)
         text = self._model.config.get_text_config()
         self.context_length: int = text.max_position_embeddings
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._seed = seed
+        self._queue = Gathering(max_batch)
         self._lock = threading.Lock()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="fst-local-host", daemon=True)
@@ -70,8 +71,21 @@ class LocalHost:
     def policy(self) -> Policy:
         return self._policy
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Future[Completion]:
-        new = inbox.request(prompt_ids, sampling, self.context_length)
+    @contextlib.contextmanager
+    def rollouts(self, jobs: int, at_once: int, label: str) -> Generator[Callable[[], None]]:
+        """See :class:`~fst_agents.serving.host.PolicyHost`; nothing else may be in flight."""
+        key = f"{self._seed}/{self._policy.version}/{label}"
+        self._generator.manual_seed(random.Random(key).getrandbits(63))
+        self._queue.announce(jobs, at_once)
+        try:
+            yield self._queue.ended
+        finally:
+            self._queue.announce(0, 0)
+
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: Sampling, order: tuple[int, ...] = ()
+    ) -> Future[Completion]:
+        new = inbox.request(prompt_ids, sampling, self.context_length, order)
         if not new.future.done():
             with self._lock:
                 if self._closed:
@@ -102,7 +116,7 @@ class LocalHost:
         if self._threads is not None:
             torch.set_num_threads(self._threads)  # holds for this thread only
         while True:
-            batch, then = self._collect()
+            batch, then = self._queue.take()
             for group in _by_sampling(batch):
                 self._serve(group)
             if isinstance(then, Swap):
@@ -110,21 +124,6 @@ class LocalHost:
             elif then is _STOP:
                 self._model = None
                 return
-
-    def _collect(self) -> tuple[list[Request], object | None]:
-        """Wait for a batch; also the swap or stop that ended it, if one did."""
-        batch: list[Request] = []
-        item = self._queue.get()
-        while isinstance(item, Request):
-            if item.future.set_running_or_notify_cancel():
-                batch.append(item)
-            if len(batch) >= self._max_batch:
-                return batch, None
-            try:
-                item = self._queue.get(timeout=QUIET)
-            except queue.Empty:
-                return batch, None
-        return batch, item
 
     def _serve(self, group: list[Request]) -> None:
         try:

@@ -6,10 +6,11 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from fst_agents.errors import ServingError
-from fst_agents.serving.inbox import request
+from fst_agents.serving.inbox import Request, request
 from fst_agents.types import Completion, Policy, Sampling
 
 Script = Callable[[str, Sampling, random.Random], str]
@@ -56,6 +57,7 @@ class ScriptedHost:
         self.context_length = context_length
         self.updates: list[Policy] = [Policy("scripted") if policy is None else policy]
         self._script, self._logprob = script, logprob
+        self._seed, self._label = seed, ""
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
         self._closed = False
@@ -64,14 +66,22 @@ class ScriptedHost:
     def policy(self) -> Policy:
         return self.updates[-1]
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Future[Completion]:
+    def rollouts(
+        self, jobs: int, at_once: int, label: str
+    ) -> AbstractContextManager[Callable[[], None]]:
+        self._label = label
+        return nullcontext(lambda: None)
+
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: Sampling, order: tuple[int, ...] = ()
+    ) -> Future[Completion]:
         """Answer at once; the future is done when it is returned."""
-        new = request(prompt_ids, sampling, self.context_length)
+        new = request(prompt_ids, sampling, self.context_length, order)
         if new.future.done():
             return new.future
         with self._lock:
             try:
-                new.future.set_result(self._answer(new.prompt_ids, sampling))
+                new.future.set_result(self._answer(new))
             except Exception as error:  # noqa: BLE001 - the script is the caller's
                 failure = ServingError(f"the script failed: {type(error).__name__}: {error}")
                 failure.__cause__ = error
@@ -86,9 +96,12 @@ class ScriptedHost:
     def close(self) -> None:
         self._closed = True
 
-    def _answer(self, prompt_ids: tuple[int, ...], sampling: Sampling) -> Completion:
+    def _answer(self, new: Request) -> Completion:
         self._refuse_closed()
-        text = self._script(self.tokenizer.decode(prompt_ids), sampling, self._rng)
+        rng, sampling = self._rng, new.sampling
+        if new.order:
+            rng = random.Random(f"{self._seed}/{self.policy.version}/{self._label}/{new.order}")
+        text = self._script(self.tokenizer.decode(new.prompt_ids), sampling, rng)
         ids = (*text.encode(), EOS)
         cut = ids[: sampling.max_tokens]
         reason = "stop" if cut == ids else "length"

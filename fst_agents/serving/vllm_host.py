@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from fst_agents.errors import ServingError
@@ -15,8 +16,10 @@ from fst_agents.serving.completions import Bundle
 from fst_agents.serving.inbox import Request, Swap
 from fst_agents.serving.tokenizer import HfChatTokenizer
 from fst_agents.serving.vllm_client import StatusError, VllmClient
-from fst_agents.serving.vllm_process import ServerSettings, VllmServer
-from fst_agents.serving.vllm_weights import ServedWeights, examine
+from fst_agents.serving.vllm_process import VllmServer
+from fst_agents.serving.vllm_revival import LastingWeights
+from fst_agents.serving.vllm_settings import ServerSettings
+from fst_agents.serving.vllm_weights import examine
 from fst_agents.types import Completion, Policy, Sampling
 
 T = TypeVar("T")
@@ -34,6 +37,10 @@ class VllmHost:
     Made by :meth:`start` or :meth:`attach`. What waits at the same time is merged into few HTTP
     requests (:func:`~fst_agents.serving.completions.bundle`). Requests and swaps stand in one
     queue; a swap waits for the answers to everything before it, and holds everything after it.
+
+    If a server of ours dies, what is in flight fails with :class:`ServingError`, and the rest waits
+    while it is started again and given the policy it had; a second death is final
+    (:mod:`fst_agents.serving.vllm_revival`).
 
     An adapter's folder must stay until the update after the next one has returned. On closing, an
     attached server goes on with the weights it has.
@@ -63,7 +70,7 @@ class VllmHost:
         try:
             name, self.context_length = self._await(self._meet())
             base = weights.model_folder(policy.model)
-            self._weights = ServedWeights(client, base, name, fresh=server is not None)
+            self._weights = LastingWeights(client, base, name, server, self._flying)
             self.update(policy)
         except BaseException:
             self.close()
@@ -107,8 +114,16 @@ class VllmHost:
     def policy(self) -> Policy:
         return self._policy
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Future[Completion]:
-        new = inbox.request(prompt_ids, sampling, self.context_length)
+    def rollouts(
+        self, jobs: int, at_once: int, label: str
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Nothing to prepare for them."""
+        return nullcontext(lambda: None)
+
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: Sampling, order: tuple[int, ...] = ()
+    ) -> Future[Completion]:
+        new = inbox.request(prompt_ids, sampling, self.context_length, order)
         if not new.future.done() and not self._enqueue(new):
             inbox.fail([new], "the host is closed")
         return new.future
@@ -161,6 +176,7 @@ class VllmHost:
         while True:
             await self._awake.wait()
             await self._gather_more()
+            await self._weights.mend()
             batch, swap = self._take()
             self._send(batch)
             if swap is not None:
@@ -213,9 +229,9 @@ class VllmHost:
                 request.future.set_result(completion)
 
     def _fail(self, bundle: Bundle, error: Exception) -> None:
-        death = None if self.server is None else self.server.death()
+        self._weights.note(error)
         message = str(error) if isinstance(error, ServingError) else repr(error)
-        inbox.fail(bundle.requests, message if death is None else f"{message}\n{death}", error)
+        inbox.fail(bundle.requests, message, error)
 
     async def _swap(self, swap: Swap) -> None:
         try:

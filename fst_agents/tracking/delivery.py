@@ -205,7 +205,12 @@ def _end(client: Any, run_id: str, event: Event) -> None:
         client.set_terminated(run_id, status=event["status"], end_time=event["time"])
 
 
+def _reopen(client: Any, run_id: str, event: Event) -> None:
+    client.update_run(run_id, status="RUNNING")
+
+
 _WRITERS = {
+    "reopen": _reopen,
     "metrics": _metrics,
     "params": _params,
     "tags": _tags,

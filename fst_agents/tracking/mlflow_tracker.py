@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from fst_agents.errors import RunDirError
 from fst_agents.redaction import redact_url
 from fst_agents.tracking.delivery import THREAD_NAME, MlflowStore, import_mlflow, store_uri
 from fst_agents.tracking.spool import Cursor, Event, Spool
@@ -167,8 +168,46 @@ class MlflowTracker(EventTracker):
         tracker._emit("start", MAIN, key=uuid.uuid4().hex, attach=attach, **names)
         tracker.log_params(params)
         tracker.set_tags(tags)
+        tracker.commit()
         tracker._thread.start()
         return tracker
+
+    @classmethod
+    def resume(cls, uri: str | None, spool: Path, mark: int) -> MlflowTracker:
+        """Go on with the run that a spool belongs to, from a mark of :meth:`mark`.
+
+        Args:
+            uri: as in :meth:`start`; a run that had joined the caller's goes on in that one.
+            mark: what was written behind it is forgotten, unless it was delivered already.
+
+        Raises:
+            RunDirError: the spool does not begin with the start of a run.
+        """
+        file = Spool(spool)
+        first = file.read(0)
+        if first is None or first[0]["kind"] != "start":
+            raise RunDirError(f"{spool}: not the spool of a run; it cannot be gone on with")
+        attach = first[0]["attach"]
+        stay = [event for event in file.rewind(mark) if event["kind"] == "metrics"]
+        if stay:  # an older checkpoint, because the newest was damaged
+            logger.warning(
+                "MLflow has %d event(s) of the part that is run again: these points will be there "
+                "twice",
+                len(stay),
+            )
+        where = uri if attach is None else attach["uri"]
+        store = MlflowStore(store_uri(where, Path(first[0]["runs"])))
+        tracker = cls(file, store, attach["run_id"] if attach is not None else None)
+        tracker._emit("reopen", MAIN)
+        tracker.commit()
+        tracker._thread.start()
+        return tracker
+
+    def mark(self) -> int:
+        return self._spool.end
+
+    def commit(self) -> None:
+        self._spool.commit()
 
     @property
     def run_id(self) -> str | None:
@@ -184,10 +223,13 @@ class MlflowTracker(EventTracker):
     def finish(self, status: Status = "FINISHED", *, seconds: float = 60.0) -> int:
         """End the run and deliver what is left, for at most ``seconds``.
 
-        Returns how many events did not arrive; they stay in the spool. Calling it again does
+        Of a run that did not finish, what was not committed is forgotten: resumed, it would come
+        again. Returns how many events did not arrive; they stay in the spool. Calling it again does
         nothing and returns the same.
         """
         if self._undelivered is None:
+            if status != "FINISHED":
+                self._spool.rewind()
             self._emit("end", MAIN, status=status, attached=self._attached)
             self._spool.close()
             self._thread.join(seconds)

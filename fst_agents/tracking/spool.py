@@ -1,13 +1,16 @@
 """The spool: a JSON lines file in the run directory that every event is written to first.
 
-It is the queue, too: nothing is held in memory, nothing is lost when the process dies. Beside it
-lies the *cursor* (``tracking.state.json``): how far delivery has come, which events the store
+It is the queue, too: nothing is held in memory, nothing is lost when the process dies. Events are
+delivered once they are *committed*: a run commits when it can no longer fall back behind them, so a
+resumed run rewinds to its checkpoint's mark and no event is delivered twice. Beside the spool lies
+the *cursor* (``tracking.state.json``): how far delivery has come, which events the store
 refused, and the ids the store gave to the runs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -40,6 +43,7 @@ class Spool:
         self.path = path
         self._state = path.with_name(f"{path.stem}.state.json")
         self._changed = threading.Condition()
+        self._committed = 0
         self._closed = False
 
     def put(self, event: Event) -> None:
@@ -50,8 +54,35 @@ class Spool:
                 stream.write(line)
             self._changed.notify_all()
 
+    @property
+    def end(self) -> int:
+        """Where the next event will stand."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def commit(self) -> None:
+        """Let everything written so far be delivered."""
+        with self._changed:
+            self._committed = self.end
+            self._changed.notify_all()
+
+    def rewind(self, mark: int | None = None) -> list[Event]:
+        """Forget the events from a mark on (default: all that are not committed).
+
+        Returns those that must stay, because they were delivered already.
+        """
+        with self._changed:
+            start = self._committed if mark is None else mark
+            keep = max(start, self.cursor().offset)
+            if self.end > keep:
+                os.truncate(self.path, keep)
+        stay: list[Event] = []
+        while (found := self.read(start)) is not None:
+            event, start = found
+            stay.append(event)
+        return stay
+
     def close(self) -> None:
-        """No more events will come."""
+        """No more events will come; all there are may be delivered."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -66,14 +97,13 @@ class Spool:
             return self._changed.wait_for(lambda: self._closed, seconds)
 
     def next(self, offset: int) -> tuple[Event, int] | None:
-        """The event at a position and the position after it; waits for it.
+        """The event at a position and the position after it; waits until it is committed.
 
         ``None`` once the spool is closed and holds nothing more.
         """
         with self._changed:
-            while (found := self.read(offset)) is None and not self._closed:
-                self._changed.wait()
-        return found
+            self._changed.wait_for(lambda: self._closed or offset < self._committed)
+        return self.read(offset)
 
     def read(self, offset: int) -> tuple[Event, int] | None:
         """The event at a position, if it is there whole."""

@@ -79,6 +79,14 @@ class Tracker(Protocol):
         """One text file; ``path`` is relative and says its type by its ending."""
         ...
 
+    def mark(self) -> int:
+        """Where the log stands: what a resumed run is taken back to."""
+        ...
+
+    def commit(self) -> None:
+        """What was logged so far will not be taken back; only now does it reach the store."""
+        ...
+
     def finish(self, status: Status = "FINISHED") -> int:
         """End the run. Returns how many events did not arrive (0: all did). Idempotent."""
         ...
@@ -126,6 +134,8 @@ class EventTracker:
         finally:
             self._phase = None
             self._emit("end", run, status=status)
+            if status == "FAILED":  # worth seeing, and a second try finds its run by the key
+                self.commit()
 
     def log_population(self, cycle: int, population: Population, record: Mapping[str, Any]) -> None:
         data = population_record(cycle, population, record)
@@ -145,6 +155,11 @@ class EventTracker:
 
     def log_text(self, text: str, path: str) -> None:
         self._emit("text", MAIN, path=path, text=text)
+
+    def mark(self) -> int:
+        return 0
+
+    def commit(self) -> None: ...
 
     def finish(self, status: Status = "FINISHED") -> int:
         self._emit("end", MAIN, status=status)

@@ -50,11 +50,14 @@ class OfflineReflector:
     Attributes:
         temperature: How far from the best an edit's worth may be and still be tried; worth is
             measured in partial credit, so it lies between 0 and about 1.5.
+        calls: Answers given so far. The next one depends on the seed, this number and the prompt
+            alone: a reflector that goes on for another one is given that one's number.
     """
 
     def __init__(self, seed: int = 0, temperature: float = 0.05) -> None:
         self.temperature = temperature
-        self._rng = Random(f"reflector/{seed}")
+        self.calls = 0
+        self._seed = seed
 
     def __call__(self, prompt: Prompt) -> str:
         """Answer a reflection prompt.
@@ -66,25 +69,18 @@ class OfflineReflector:
         instruction, examples = read_instruction(text), read_examples(text)
         ops = known_ops(instruction)
         credit = _Credit(examples)
-        meant = ops if credit.own(ops) == 1.0 else self._choose(ops, credit)
-        return f"```\n{self._word(meant, instruction)}\n```"
+        rng = Random(f"reflector {self._seed}, call {self.calls}")
+        self.calls += 1
+        meant = ops if credit.own(ops) == 1.0 else self._choose(ops, credit, rng)
+        return f"```\n{_word(meant, instruction, rng)}\n```"
 
-    def _choose(self, ops: Ops, credit: "_Credit") -> Ops:
+    def _choose(self, ops: Ops, credit: "_Credit", rng: Random) -> Ops:
         """Draw one edit, the likelier the better it or its best sequel explains the examples."""
         options = sorted(edits(ops))
         worth = [credit.worth(option, ops) for option in options]
         best = max(worth)
         weights = [math.exp((w - best) / self.temperature) for w in worth]
-        return self._rng.choices(options, weights)[0]
-
-    def _word(self, ops: Ops, instruction: str) -> str:
-        """Put operations into words not used yet, keeping what can be kept of the old ones."""
-        wordings = [phrasebook.phrase(ops, i) for i in range(phrasebook.variants(ops))]
-        fresh = [w for w in wordings if w != instruction] or wordings
-        if ops == known_ops(instruction):
-            return self._rng.choice(fresh)
-        kept = [_shared_clauses(w, instruction) for w in fresh]
-        return self._rng.choice([w for w, k in zip(fresh, kept, strict=True) if k == max(kept)])
+        return rng.choices(options, weights)[0]
 
 
 def read_instruction(prompt: str) -> str:
@@ -176,6 +172,16 @@ class _Credit:
 def _overlap(got: DigitList, expected: DigitList) -> float:
     right = sum(a == b for a, b in zip(got, expected, strict=False))
     return right / max(len(got), len(expected))
+
+
+def _word(ops: Ops, instruction: str, rng: Random) -> str:
+    """Put operations into words not used yet, keeping what can be kept of the old ones."""
+    wordings = [phrasebook.phrase(ops, i) for i in range(phrasebook.variants(ops))]
+    fresh = [w for w in wordings if w != instruction] or wordings
+    if ops == known_ops(instruction):
+        return rng.choice(fresh)
+    kept = [_shared_clauses(w, instruction) for w in fresh]
+    return rng.choice([w for w, k in zip(fresh, kept, strict=True) if k == max(kept)])
 
 
 def _shared_clauses(wording: str, instruction: str) -> int:

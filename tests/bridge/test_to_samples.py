@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fst_agents.bridge import Batch, Weighting, advantages, to_samples
+from fst_agents.bridge_report import PredictorCounts
 from fst_agents.errors import StalePolicyError, TrainerError
 from fst_agents.types import Call, Feedback, Outcome, Rollout, RolloutGroup, TrainingSample
 
@@ -93,7 +95,7 @@ def test_advantage_compares_candidates_with_each_other() -> None:
     expected = 0.5 / (math.sqrt(1 / 3) + 1e-4)
     assert [s.advantage for s in batch.samples] == pytest.approx([expected] * 2 + [-expected] * 2)
     assert batch.report.between_share == pytest.approx(1.0)
-    assert batch.report.candidate_reward == {"a": 1.0, "b": 0.0}
+    assert {c: r.reward for c, r in batch.report.candidates.items()} == {"a": 1.0, "b": 0.0}
 
 
 def test_variance_within_candidates_is_told_from_variance_between() -> None:
@@ -135,9 +137,10 @@ def test_masked_and_unscored_rollouts_leave_the_group() -> None:
     )
     expected = 0.5 / (math.sqrt(0.5) + 1e-4)
     assert [s.advantage for s in batch.samples] == pytest.approx([expected, -expected])
-    assert batch.report.masked == {"infra_error": 1, "timeout": 1}
-    assert batch.report.unscored == 1
-    assert batch.report.metrics()["slow/masked/timeout"] == 1
+    assert (batch.report.masked, batch.report.unscored) == (2, 1)
+    metrics = batch.report.metrics()
+    assert (metrics["slow/masked"], metrics["slow/outcome/timeout"]) == (2, 1)
+    assert (metrics["slow/outcome/ok"], metrics["slow/outcome/truncated"]) == (3, 0)
 
 
 def test_task_failures_count_with_their_score() -> None:
@@ -157,7 +160,8 @@ def test_every_call_carries_the_advantage_of_its_rollout() -> None:
     batch = convert(group(rollout(1, *two), rollout(0, *two)))
     assert [s.predictor for s in batch.samples] == ["plan", "solve"] * 2
     assert len({s.advantage for s in batch.samples[:2]}) == 1
-    assert batch.report.calls == {"plan": 2, "solve": 2}
+    counts = batch.report.predictors
+    assert {name: c.trained_calls for name, c in counts.items()} == {"plan": 2, "solve": 2}
 
 
 def test_a_scored_predictor_has_an_advantage_of_its_own() -> None:
@@ -181,10 +185,11 @@ def test_predictor_scores_can_keep_a_group_whose_program_scores_are_flat() -> No
     assert batch.report.kept_groups == 1
 
 
-def test_a_predictor_score_without_a_second_one_tells_nothing() -> None:
+def test_a_predictor_score_without_a_second_one_leaves_the_rollouts_advantage() -> None:
+    """Scores 1, 0 give ±½/√½; a column of one score could only give 0, and lose the success."""
     batch = convert(group(rollout(1, predictor_scores={"solve": 1}), rollout(0)))
-    assert batch.samples[0].advantage == 0.0
-    assert batch.samples[1].advantage < 0
+    expected = 0.5 / (math.sqrt(0.5) + 1e-4)
+    assert [s.advantage for s in batch.samples] == pytest.approx([expected, -expected])
 
 
 def test_frozen_predictors_give_no_samples_but_their_rollouts_count() -> None:
@@ -299,6 +304,55 @@ def test_a_score_that_is_no_number_is_refused() -> None:
         convert(group(rollout(math.nan), rollout(0)))
 
 
+def test_every_predictor_is_accounted_for() -> None:
+    """plan: three calls of 2 tokens, one unread and cut off, one in a masked rollout; two of its
+    calls are trained, each a sample. solve: two calls that continue one another, one sample."""
+    cut = replace(call(predictor="plan"), finish_reason="length")
+    plan = replace(call(predictor="plan"), outputs={"plan": "p"})
+    turns = (call((7,), (1,)), call((9,), (1, 7, 5)))
+    turns = tuple(replace(turn, outputs={"answer": "a"}) for turn in turns)
+    report = convert(
+        group(
+            rollout(1, plan, *turns, predictor_scores={"plan": 1.0}),
+            rollout(0, cut, outcome=Outcome.TRUNCATED, candidate="d"),
+            rollout(None, plan, outcome=Outcome.TIMEOUT),
+        )
+    ).report
+    assert report.predictors == {
+        "plan": PredictorCounts(
+            calls=3, trained_calls=2, samples=2, tokens=6, parse_failures=1, truncated=1
+        ),
+        "solve": PredictorCounts(calls=2, trained_calls=2, samples=1, tokens=2),
+    }
+    metrics = report.metrics()
+    assert metrics["slow/predictor/plan/parse_failures"] == 1
+    assert metrics["slow/predictor/plan/reward"] == 1.0
+    assert "slow/predictor/solve/reward" not in metrics
+    assert not [name for name in metrics if "candidate" in name]
+    assert report.candidate_metrics() == {
+        "slow/candidate/c/rollouts": 2.0,
+        "slow/candidate/c/reward": 1.0,
+        "slow/candidate/c/outcome/ok": 1.0,
+        "slow/candidate/c/outcome/timeout": 1.0,
+        "slow/candidate/d/rollouts": 1.0,
+        "slow/candidate/d/reward": 0.0,
+        "slow/candidate/d/outcome/truncated": 1.0,
+    }
+
+
+counts = st.builds(PredictorCounts, *[st.integers(0, 9)] * 6)
+
+
+@given(counts, counts, counts)
+def test_counts_add_up_in_any_order(
+    a: PredictorCounts, b: PredictorCounts, c: PredictorCounts
+) -> None:
+    assert a + b == b + a
+    assert (a + b) + c == a + (b + c)
+    assert a + PredictorCounts() == a
+    assert (a + b).truncated == a.truncated + b.truncated
+
+
 calls = st.lists(
     st.builds(
         call,
@@ -347,7 +401,14 @@ def test_every_kept_problem_weighs_the_same(groups: list[RolloutGroup], w: Weigh
 def test_the_groups_are_all_accounted_for(groups: list[RolloutGroup]) -> None:
     r = convert(*groups).report
     assert r.groups == r.kept_groups + r.flat_groups + r.thin_groups + r.untrained_groups
-    assert sum(r.calls.values()) <= sum(len(x.calls) for g in groups for x in g.rollouts_G)
+    every = [x for g in groups for x in g.rollouts_G]
+    assert sum(r.outcomes.values()) == r.rollouts == len(every)
+    assert sum(c.rollouts for c in r.candidates.values()) == r.rollouts
+    for outcome, count in r.outcomes.items():
+        assert count == sum(c.outcomes[outcome] for c in r.candidates.values())
+    assert sum(c.calls for c in r.predictors.values()) == sum(len(x.calls) for x in every)
+    for counts in r.predictors.values():
+        assert counts.samples <= counts.trained_calls <= counts.calls
 
 
 @given(batches(), st.randoms())

@@ -95,21 +95,21 @@ def test_check_lists_every_problem_of_a_bad_file(tmp_path: Path) -> None:
         '[task]\ntarget = ["rotate_left", "fly"]\n'
         '[policy]\nmodel = "./nowhere"\n'
         "[fast]\npopulation = 3\n"
-        '[slow]\nlearning_rate = "fast"\npredictors = ["absent"]\n'
+        '[slow]\nlearning_rate = "fast"\ntrain = ["absent"]\n'
     )
     starts = sorted(line.split(":")[0] for line in problems(fst("check", "bad.toml", cwd=tmp_path)))
     assert starts == [
-        "colour", "fast.population", "policy.model", "slow.learning_rate", "slow.predictors",
+        "colour", "fast.population", "policy.model", "slow.learning_rate", "slow.train",
         "task.target",
     ]  # fmt: skip
 
 
 def test_check_knows_the_programs_predictors(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(TINY)
-    wrong = ["--set", 'slow.predictors=["absent"]', "--set", 'fast.predictors=["gone"]']
+    wrong = ["--set", 'slow.train=["absent"]', "--set", 'fast.evolve=["gone"]']
     lines = problems(fst("check", "run.toml", *wrong, cwd=tmp_path))
-    assert [line.split(":")[0] for line in lines] == ["fast.predictors", "slow.predictors"]
-    assert "it has solve" in lines[0]
+    assert [line.split(":")[0] for line in lines] == ["fast.evolve", "slow.train"]
+    assert "it has 'solve'" in lines[0]
 
 
 @pytest.mark.parametrize("command", ["check", "train"])

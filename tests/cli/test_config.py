@@ -33,7 +33,7 @@ def test_every_problem_is_reported_at_once() -> None:
             "arm": "magic",
             "slow": {"group_size": 8, "batch_sise": 3, "learning_rate": -1.0},
             "fast": {"population": 3},
-            "task": {"target": "reverse"},
+            "task": {"train_size": "all"},
             "nonsense": {"a": 1},
         },
         "serve.port=99999",
@@ -48,7 +48,7 @@ def test_every_problem_is_reported_at_once() -> None:
         "serve.port",
         "slow.batch_sise",
         "slow.learning_rate",
-        "task.target",
+        "task.train_size",
     ]
     assert all("\n" not in line for line in found)
     [divides] = [line for line in found if line.startswith("fast.population")]
@@ -72,12 +72,12 @@ def test_a_wrong_value_is_replaced_by_its_default_for_further_examination() -> N
         ("slow", "learning_rate", math.nan),
         ("track", "enabled", "yes"),
         ("track", "enabled", 1),
-        ("fast", "predictors", {}),
-        ("fast", "predictors", {"solve": 1}),
+        ("fast", "evolve", {}),
+        ("fast", "evolve", {"solve": 1}),
         ("fast", "reflection_args", [1]),
         ("policy", "lora_targets", {"a": {"b": 1}}),
         ("policy", "lora_targets", 3),
-        ("task", "target", ["reverse", 3]),
+        ("task", "name", ["digits"]),
         ("policy", "model", 3),
     ],
 )
@@ -107,7 +107,7 @@ def test_overrides_win_over_the_file_and_are_read_as_toml(tmp_path: Path) -> Non
     )
     assert config.seed == 3
     assert config.slow.learning_rate == 3e-4
-    assert config.task.target == ("double", "increment")
+    assert config.task.options == {"target": ["double", "increment"]}
     assert config.policy.model == "/some/folder"
     assert config.track.enabled is False
     assert config.run_dir == Path("out")

@@ -2,7 +2,8 @@
 
 A fenced block is run unless ``<!-- test: skip (reason) -->`` stands above it. ``sh`` blocks run in
 a sandbox that looks like a checkout; the one block under ``<!-- test: first -->`` makes the run
-directory that others use. ``python`` blocks of a page share one namespace, in order.
+directory that others use, and blocks under ``<!-- file: name -->`` are the files there. ``python``
+blocks of a page share one namespace, in order.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ import torch
 from fst_agents.config import parse
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [p for where in ("*.md", "docs/*.md", "experiments/*.md") for p in sorted(ROOT.glob(where))]
+WHERE = ("*.md", "docs/*.md", "experiments/*.md", "programs/*/README.md")
+PAGES = [p for where in WHERE for p in sorted(ROOT.glob(where))]
 BLOCK = re.compile(
-    r"(?:^<!-- test: (?P<marker>first|skip \([^)\n]{5,}\)) -->\n)?^```(?P<kind>\w*)\n"
+    r"(?:^<!-- (?:test: (?P<marker>first|skip \([^)\n]{5,}\))|file: (?P<file>[\w.]+)) -->\n)?"
+    r"^```(?P<kind>\w*)\n"
     r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -41,6 +44,7 @@ class Block:
     kind: str
     text: str
     marker: str
+    file: str
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -52,6 +56,7 @@ def blocks_of(page: Path) -> list[Block]:
             kind=m["kind"],
             text=m["text"],
             marker=m["marker"] or "",
+            file=m["file"] or "",
         )
         for m in BLOCK.finditer(text)
     ]
@@ -92,6 +97,8 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / "experiments").symlink_to(ROOT / "experiments")
+    for block in (b for b in BLOCKS if b.file):
+        (folder / block.file).write_text(block.text, encoding="utf-8")
     [first] = [b for b in BLOCKS if b.marker == "first"]
     shell(first.text, folder)
     return folder
@@ -106,13 +113,15 @@ def one_thread() -> Iterator[None]:
 
 
 def documented(metric: str, page: str) -> bool:
-    """Whether a metric's name, ids in it made general, stands in the row of its prefix."""
-    prefix, _, name = metric.partition("/")
-    kind, _, own = name.partition("/")
-    kinds = {"reward": "candidate", "masked": "outcome", "calls": "predictor"}
-    general = f"{kind}/<{kinds[kind]}>" if own else name
+    """Whether a metric's name, the names in it made general, stands in the row of its prefix; those
+    of single candidates, which are not tracked, anywhere on the page."""
+    general = re.sub(r"/(predictor|candidate)/[^/]+/", r"/\1/<name>/", metric)
+    general = re.sub(r"/outcome/\w+$", "/outcome/<outcome>", general)
+    if "/candidate/" in general:
+        return f"`{general}`" in page
+    prefix, _, name = general.partition("/")
     [row] = [line for line in page.splitlines() if line.startswith(f"| `{prefix}/` |")]
-    return f"`{general}`" in row
+    return f"`{name}`" in row
 
 
 def test_every_metric_of_a_run_is_documented(sandbox: Path) -> None:
@@ -133,8 +142,9 @@ def test_every_fence_belongs_to_a_block() -> None:
 
 
 def test_every_marker_stands_above_a_block() -> None:
-    markers = sum(len(re.findall("^<!-- test:", p.read_text("utf-8"), re.MULTILINE)) for p in PAGES)
-    assert markers == sum(bool(b.marker) for b in BLOCKS)
+    mark = re.compile("^<!-- (?:test|file):", re.MULTILINE)
+    markers = sum(len(mark.findall(p.read_text("utf-8"))) for p in PAGES)
+    assert markers == sum(bool(b.marker or b.file) for b in BLOCKS)
 
 
 @pytest.mark.parametrize("block", runnable("sh"), ids=lambda b: b.where)

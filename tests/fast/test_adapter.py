@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,18 @@ def test_parse_failure_shows_the_raw_completion_and_says_so() -> None:
     (record,) = reflective_records("a", [failed])
     assert record["Generated Outputs"] == "12 12"
     assert "could not be parsed" in record["Feedback"]
+
+
+def test_an_answer_that_was_read_in_part_says_which_fields_are_missing() -> None:
+    part = replace(call("a", "plan: go", parsed=False), partial={"plan": "go"}, missing=("answer",))
+    fields = "Could be read: 'plan'; missing or unreadable: 'answer'."
+    failed = rollout(part, feedback=Feedback(0.05, ""), outcome=Outcome.PARSE_FAILURE)
+    (record,) = reflective_records("a", [failed])
+    assert record["Generated Outputs"] == "plan: go"
+    assert record["Feedback"].endswith(f"fields that were asked for. {fields}")
+    said = Feedback(0.05, "", predictor_text={"a": f"It could not be read: 'plan: go'. {fields}"})
+    (record,) = reflective_records("a", [replace(failed, feedback=said)])
+    assert record["Feedback"].count(fields) == 1
 
 
 def test_masked_and_unscored_rollouts_are_not_shown() -> None:

@@ -83,8 +83,8 @@ class LoggedHost(ScriptedHost):
         super().update(policy)
         self._log.append(("serve", policy.version))
 
-    def _answer(self, prompt_ids: tuple[int, ...], sampling: Any) -> Any:
-        answer = super()._answer(prompt_ids, sampling)
+    def _answer(self, new: Any) -> Any:
+        answer = super()._answer(new)
         return replace(answer, policy_version=answer.policy_version - self._lag)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.tasks import build_task
+from experiments.tasks import build_task, policy_adapter
 from experiments.train import train
 from fst_agents.config import FastConfig, RunConfig, SlowConfig, parse
 from fst_agents.dspy_bridge import seed_candidate
@@ -169,7 +169,7 @@ def test_a_compiled_program_carries_its_run_and_leaves_the_student_alone(folder:
         policy=_micro(),
         reflection_lm=OfflineReflector(seed=0),
         config=config,
-        adapter=task.adapter,
+        adapter=policy_adapter(config),
     )
     tuned: Any = optimizer.compile(task.program, trainset=task.trainset)
     assert tuned.fst.evaluation is None  # no valset, no 2×2
@@ -183,7 +183,7 @@ def test_a_wrong_configuration_is_refused_before_anything_is_started(tmp_path: P
 
     config = RunConfig(
         run_dir=tmp_path / "run",
-        fast=FastConfig(population=3, predictors=("absent",)),
+        fast=FastConfig(population=3, evolve=("absent",)),
         slow=SlowConfig(group_size=8),
     )
     task = build_task(config)
@@ -191,7 +191,7 @@ def test_a_wrong_configuration_is_refused_before_anything_is_started(tmp_path: P
     with pytest.raises(ConfigError) as caught:
         optimizer.compile(task.program, trainset=task.trainset)
     starts = [line.split(":")[0] for line in caught.value.problems]
-    assert starts == ["fast.population", "fast.predictors"]
+    assert starts == ["fast.population", "fast.evolve"]
     assert not (tmp_path / "run").exists()
 
 

@@ -27,6 +27,7 @@ from experiments.charts import (
 )
 from experiments.report import headline, write_report
 from experiments.report_learning import compared, family, path_to
+from experiments.report_outcomes import CANDIDATES_SHOWN, Tally, candidates, predictors, tally
 from fst_agents.config import parse
 from fst_agents.errors import RunDirError
 from fst_agents.run_dir import RunDir, population_record
@@ -102,7 +103,8 @@ def make_run(path: Path, *, finished: bool = True) -> RunDir:
         for _ in range(6):
             step, rollouts, seconds = step + 1, rollouts + 128, seconds + 1.4
             grown = {c.id: min(0.99, SKILL[c.id] + step / 50 + rng.gauss(0, 0.02)) for c in members}
-            slow = {f"slow/reward/{name}": value for name, value in grown.items()}
+            slow = {f"slow/candidate/{name}/reward": value for name, value in grown.items()}
+            slow |= {"slow/predictor/solve/trained_calls": 40.0}
             slow |= {"slow/reward": sum(grown.values()) / len(grown), "slow/kl": 0.02 * step}
             run.add_metrics(step, "slow", slow, rollouts=rollouts, seconds=seconds)
             batch = [rollout(rng, step, c, grown[c.id]) for c in members for _ in range(16)]
@@ -193,8 +195,59 @@ def test_the_page_says_what_happened(tmp_path: Path) -> None:
         "cut off at the token limit",
         "1 min 0 s",
         "swap_ends",
+        "What each predictor did",
+        "Reward by instruction",
     ):
         assert words in page.text, words
+
+
+def test_rollouts_are_counted_by_predictor_and_by_candidate(tmp_path: Path) -> None:
+    """plan: 2 calls of 1 and 2 tokens, one unread, one cut off, own scores ½ and 1; solve: one
+    call. Candidates: SEED 1 of 2 masked, LEFT one failure. plan was trained on 1 + 1 times."""
+    run = RunDir.create(tmp_path / "run", parse({}))
+
+    def made(who: Candidate, score: float | None, outcome: Outcome, *calls: Call) -> Rollout:
+        own = {} if outcome is not Outcome.OK else {"plan": 0.5 + 0.5 * (score or 0)}
+        return Rollout("p", who.id, 0, calls, Feedback(score, predictor_scores=own), outcome)
+
+    plan = Call("plan", (), (1,), (2,), (-0.1,), "stop", 0, 1.0, "x", outputs={"a": "x"})
+    cut = replace(
+        plan, completion_ids=(2, 3), logprobs=(0, 0), outputs=None, finish_reason="length"
+    )
+    solve = replace(plan, predictor="solve")
+    run.add_rollouts(1, [made(SEED, 1.0, Outcome.OK, plan, solve)])
+    run.add_rollouts(2, [made(LEFT, 0.0, Outcome.TRUNCATED, cut)])
+    run.add_rollouts("fast-000", [made(SEED, None, Outcome.TIMEOUT), made(SEED, 0.0, Outcome.OK)])
+    for step in (1, 2):
+        metrics = {"slow/predictor/plan/trained_calls": 1.0}
+        run.add_metrics(step, "slow", metrics, rollouts=step, seconds=1.0)
+    counted = tally(run, run.rollout_files())
+    assert predictors(counted, run.metrics()) == [
+        ("plan", ["2", "2", "1.5", "1 (50.0%)", "1 (50.0%)", "0.750"]),
+        ("solve", ["1", "0", "1", "0", "0", "—"]),
+    ]
+    assert candidates(counted) == {
+        "outcomes": ["ok", "truncated", "timeout"],
+        "rows": [
+            (SEED.id, ["3", "0.500", "2 (66.7%)", "0", "1 (33.3%)"]),
+            (LEFT.id, ["1", "0.000", "0", "1 (100.0%)", "0"]),
+        ],
+        "hidden": 0,
+    }
+    _, page = report(run)
+    for words in ("What each predictor did", "What became of each instruction", SEED.id[:6]):
+        assert words in page.text
+
+
+def test_only_the_candidates_with_the_most_rollouts_are_shown() -> None:
+    counted = Tally()
+    for k in range(CANDIDATES_SHOWN + 2):
+        for _ in range(k + 1):
+            rollout = Rollout("p", f"c{k}", 0, (), Feedback(1.0), Outcome.OK)
+            counted.add("slow", rollout)
+    shown = candidates(counted)
+    assert shown["rows"][0][0] == f"c{CANDIDATES_SHOWN + 1}"
+    assert (len(shown["rows"]), shown["hidden"]) == (CANDIDATES_SHOWN, 2)
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
@@ -219,7 +272,7 @@ def test_whatever_a_model_writes_is_shown_and_never_obeyed(tmp_path: Path) -> No
         for f in feedback
     ]
     run.add_rollouts(0, rollouts)
-    metrics = {f"slow/reward/{EVIL}": 0.5, "slow/reward": 0.5}
+    metrics = {f"slow/candidate/{EVIL}/reward": 0.5, "slow/reward": 0.5}
     run.add_metrics(1, "slow", metrics, rollouts=2, seconds=1.0)
     run.finish({**RESULT, "instructions": {EVIL: EVIL}})
     html, page = report(run)

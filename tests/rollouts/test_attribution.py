@@ -235,6 +235,40 @@ def test_a_program_without_predictors_is_refused() -> None:
         seed_candidate(dspy.Module())
 
 
+def test_predictors_that_collide_under_one_name_are_refused() -> None:
+    """DSPy names dictionary entries by their key's text: 1 and "1" are one name."""
+
+    class Numbered(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = {1: dspy.Predict(Answer), "1": dspy.Predict(Answer)}
+
+    with pytest.raises(
+        ProgramError, match=r"more than one predictor under the name .*steps\['1'\]"
+    ):
+        seed_candidate(Numbered())
+
+
+def test_a_predictor_under_two_names_is_refused() -> None:
+    class Doubled(Single):
+        def named_predictors(self) -> list[tuple[str, Any]]:
+            return [("solve", self.solve), ("answer", self.solve)]
+
+    with pytest.raises(ProgramError, match=r"gives one predictor two names .*'answer' is 'solve'"):
+        seed_candidate(Doubled())
+
+
+def test_a_predictor_without_an_instruction_is_refused() -> None:
+    class Silent(Single):
+        def __init__(self) -> None:
+            super().__init__()
+            self.solve.signature = Answer.with_instructions("  ")
+
+    for attempt in (seed_candidate, lambda p: apply(p, candidate(solve="x"))):
+        with pytest.raises(ProgramError, match="Silent: no instruction for predictor 'solve'"):
+            attempt(Silent())
+
+
 def test_examples_need_distinct_ids() -> None:
     twins = [dspy.Example(question="a", id="1"), dspy.Example(question="b", id="1")]
     with pytest.raises(ProgramError, match=r"1 example id\(s\) occur more than once: 1"):

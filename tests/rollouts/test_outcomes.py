@@ -9,9 +9,12 @@ from typing import Any
 
 import dspy
 import pytest
-from worlds import SAMPLING, SilentHost, Single, chat, echo, one
+from worlds import SAMPLING, SilentHost, Single, chat, echo, one, problem
 
+from fst_agents.dspy_bridge import seed_candidate
 from fst_agents.errors import ProgramError
+from fst_agents.rollouts import Runner
+from fst_agents.scoring import MetricError, Scorer
 from fst_agents.serving.scripted_host import ScriptedHost
 from fst_agents.types import Outcome, Sampling
 
@@ -300,6 +303,59 @@ def test_objectives_and_predictor_scores_are_kept() -> None:
 
     feedback = one(Single(), metric=metric).feedback
     assert (feedback.objectives, feedback.predictor_scores) == ({"brief": 0.5}, {"solve": 0.25})
+
+
+def scorer(answer: Any, **options: Any) -> Any:
+    return Scorer(lambda gold, pred: answer, **options)(None, None, [])
+
+
+@pytest.mark.parametrize("score", [0, 1, 0.5, True, 0.1 + 0.2 + 0.7, -1e-12])
+def test_scores_inside_the_declared_range_pass(score: float) -> None:
+    assert scorer(score, score_range=(0.0, 1.0)).score == float(score)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (1.5, "the metric's score is 1.5; expected 0 to 1"),
+        (-0.01, "the metric's score is -0.01; expected 0 to 1"),
+        (
+            {"score": 1, "predictor_scores": {"solve": 20}},
+            r"predictor_scores\['solve'\] is 20; expected 0 to 1",
+        ),
+    ],
+)
+def test_scores_outside_the_declared_range_are_errors_that_name_it(answer: Any, said: str) -> None:
+    with pytest.raises(MetricError, match=said):
+        scorer(answer, score_range=(0.0, 1.0))
+    scorer(answer)  # no range, no complaint
+
+
+def test_a_range_need_not_be_from_zero_to_one() -> None:
+    assert scorer(-3, score_range=(-5, 5)).score == -3.0
+
+
+def test_a_score_for_a_predictor_that_the_program_does_not_have_is_an_error() -> None:
+    """A typo here would lose the predictor's credit in silence."""
+    answer = {"score": 1, "predictor_scores": {"sovle": 1, "plan": 0}}
+    with pytest.raises(MetricError, match=r"name 'sovle'; expected .*: 'plan', 'solve'"):
+        scorer(answer, predictors=("plan", "solve"))
+    rollout = one(Single(), metric=lambda gold, pred: answer)
+    assert (rollout.outcome, rollout.score) == (Outcome.METRIC_ERROR, None)
+    assert "'plan', 'sovle'" in str(rollout.error)
+
+
+def test_what_is_said_of_a_single_predictor_is_checked_too() -> None:
+    asked = Scorer(lambda gold, pred, trace, name, own: 7, score_range=(0, 1))
+    with pytest.raises(MetricError, match="score is 7"):
+        asked.of_predictor(None, None, [], "solve", [])
+
+
+def test_the_runner_holds_the_metric_to_its_range() -> None:
+    room = Runner(Single(), lambda gold, pred: 2, ScriptedHost(echo), score_range=(0, 1))
+    [rollout] = room.collect([(problem(), seed_candidate(Single()))], SAMPLING)
+    room.close()
+    assert rollout.outcome is Outcome.METRIC_ERROR
 
 
 def test_stop_strings_and_sampling_reach_the_host() -> None:

@@ -94,7 +94,9 @@ def one(
 class SilentHost(ScriptedHost):
     """A host that has hung: its futures never end."""
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Future[Completion]:
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: Sampling, order: tuple[int, ...] = ()
+    ) -> Future[Completion]:
         return Future[Completion]()
 
 

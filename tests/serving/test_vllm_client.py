@@ -15,7 +15,7 @@ from fake_server import Handler, Reply
 from fst_agents.errors import ServingError
 from fst_agents.serving.completions import bundle
 from fst_agents.serving.inbox import Request
-from fst_agents.serving.vllm_client import VllmClient
+from fst_agents.serving.vllm_client import LostError, StatusError, VllmClient
 from fst_agents.serving.vllm_weights import examine
 from fst_agents.types import Sampling
 
@@ -49,6 +49,93 @@ def complete(client: VllmClient) -> Coroutine[Any, Any, Any]:
 def test_bad_answers_say_what_came(url: str, reply: Reply, message: str) -> None:
     Handler.replies["/v1/completions"] = lambda _: reply
     with pytest.raises(ServingError, match=message):
+        talk(url, complete)
+
+
+def answer(**changes: Any) -> str:
+    choice = {
+        "index": 0,
+        "token_ids": [5, 6],
+        "prompt_token_ids": [1],
+        "logprobs": {"token_logprobs": [-0.5, -1.0]},
+        "finish_reason": "stop",
+    }
+    return json.dumps({"model": "m", "choices": [choice | changes]})
+
+
+def test_a_good_answer_is_read(url: str) -> None:
+    """What the bad ones below differ from."""
+    Handler.replies["/v1/completions"] = lambda _: (200, answer())
+    ((_, completion),) = talk(url, complete)
+    assert completion.token_ids == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (answer(token_ids=None), "not an answer of /v1/completions"),
+        (answer(token_ids=[5]), "1 token ids came with 2"),
+        (answer(prompt_token_ids=[2]), "other prompt ids"),
+        (answer(logprobs=None), "not an answer of /v1/completions"),
+        (answer(logprobs={"token_logprobs": [-0.5, None]}), "not an answer of /v1/completions"),
+        (answer(logprobs={"token_logprobs": [-0.5, float("nan")]}), "not finite"),
+        (answer(logprobs={"token_logprobs": [-0.5, float("-inf")]}), "not finite"),
+        ("[]", "not an answer of /v1/completions"),
+        ("null", "not an answer of /v1/completions"),
+        ('{"model": "m", "choices": [3]}', "not an answer of /v1/completions"),
+        ('{"model": "m", "choices": 3}', "not an answer of /v1/completions"),
+        ("\x00\x01", "not JSON"),
+        ("", "not JSON"),
+    ],
+)
+def test_what_must_not_be_trained_on_is_an_error(url: str, text: str, message: str) -> None:
+    Handler.replies["/v1/completions"] = lambda _: (200, text)
+    with pytest.raises(ServingError, match=message):
+        talk(url, complete)
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "3", '"text"', "{}", '{"results": [3], "data": [3]}']
+)
+def test_an_update_that_is_answered_with_nonsense_is_an_error(url: str, text: str) -> None:
+    for path in ("/collective_rpc", "/reset_prefix_cache"):
+        Handler.replies[path] = lambda _: (200, text)
+    with pytest.raises(ServingError, match="/collective_rpc"):
+        talk(url, lambda client: client.sync_weights(Path("somewhere")))
+    with pytest.raises(ServingError, match="/reset_prefix_cache"):
+        talk(url, lambda client: client.reset_prefix_cache())
+    Handler.replies["/v1/models"] = Handler.replies["/server_info"] = lambda _: (200, text)
+    with pytest.raises(ServingError, match="/v1/models"):
+        talk(url, lambda client: client.models())
+    with pytest.raises(ServingError, match="/server_info"):
+        talk(url, lambda client: client.config())
+
+
+def test_the_key_does_not_follow_a_redirect(url: str) -> None:
+    seen: list[object] = []
+    Handler.replies["/v1/completions"] = lambda _: (307, "")
+    Handler.location = f"{url}/elsewhere"
+    Handler.replies["/elsewhere"] = lambda sent: (seen.append(sent), (200, "{}"))[1]
+    with pytest.raises(ServingError, match="status 307"):
+        talk(url, complete)
+    assert seen == []
+
+
+def test_a_connection_that_breaks_is_told_from_an_answer(url: str) -> None:
+    def gone(_: object) -> Reply:
+        raise ConnectionAbortedError
+
+    Handler.replies["/v1/completions"] = gone
+    with pytest.raises(LostError):
+        talk(url, complete)
+    Handler.replies["/v1/completions"] = lambda _: (500, "no")
+    with pytest.raises(StatusError):
+        talk(url, complete)
+
+
+@pytest.mark.parametrize("url", ["unix:/no/such/socket", "unix:" + "x" * 200])
+def test_a_socket_that_is_not_there_is_named(url: str) -> None:
+    with pytest.raises(ServingError, match=url[:20]):
         talk(url, complete)
 
 
@@ -93,7 +180,11 @@ def test_a_server_without_development_routes_is_refused(url: str) -> None:
 
 def test_a_server_with_other_flags_is_refused_with_all_of_them(url: str) -> None:
     config = {
-        "model_config": {"logprobs_mode": "raw_logprobs", "generation_config": "auto"},
+        "model_config": {
+            "logprobs_mode": "raw_logprobs",
+            "generation_config": "auto",
+            "max_model_len": 9,
+        },
         "parallel_config": {"worker_extension_cls": ""},
     }
     Handler.replies["/server_info"] = lambda _: (200, json.dumps({"vllm_config": config}))

@@ -16,12 +16,13 @@ import pytest
 from fst_agents.errors import ServingError
 from fst_agents.serving import guardian
 from fst_agents.serving.vllm_host import VllmHost
-from fst_agents.serving.vllm_process import (
+from fst_agents.serving.vllm_process import VllmServer
+from fst_agents.serving.vllm_settings import (
     ServerSettings,
-    VllmServer,
     choose_port,
     command,
     environment,
+    reachable,
     served_rank,
 )
 from fst_agents.types import Policy, Sampling
@@ -37,6 +38,9 @@ FAMILY = (
 def settings(folder: Path, model: str = "m", **changes: Any) -> ServerSettings:
     options: dict[str, Any] = {"accelerator": False, **changes}
     return ServerSettings(model, folder, **options)
+
+
+ADDRESS = ["--uds", "somewhere"]
 
 
 def gone(pid: int, within: float = 15.0) -> bool:
@@ -60,9 +64,10 @@ def guarded(scratch: Path) -> tuple[subprocess.Popen[str], int]:
 
 
 def test_the_command_line_has_what_exact_logprobs_need_and_no_key(tmp_path: Path) -> None:
-    line = " ".join(command(settings(tmp_path, lora_rank=9, extra_args=("--x",)), "n", 5))
+    line = " ".join(command(settings(tmp_path, lora_rank=9, extra_args=("--x",)), "n", ADDRESS))
     for part in (
-        "--model m --host 127.0.0.1 --port 5 --served-model-name n",
+        "--model m --uds somewhere --served-model-name n",
+        "--middleware fst_agents.serving.vllm_guard.KeyGuard",
         "--generation-config vllm --logprobs-mode processed_logprobs",
         "--worker-extension-cls fst_agents.serving.vllm_worker.SyncExtension",
         "--enable-lora --max-lora-rank 16",
@@ -71,15 +76,47 @@ def test_the_command_line_has_what_exact_logprobs_need_and_no_key(tmp_path: Path
         assert part in line
     assert line.endswith("--x")
     assert "api-key" not in line
-    assert environment(tmp_path, "secret")["VLLM_API_KEY"] == "secret"
+    assert "--trust-remote-code" not in line
+    given = environment(tmp_path, "secret")
+    assert given["VLLM_API_KEY"] == "secret"
+    assert given["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_a_public_server_is_started_without_what_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the user's own environment would open it."""
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "True")
+    given = environment(tmp_path, "secret", public=True)
+    assert given["VLLM_SERVER_DEV_MODE"] == given["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
+    options = settings(tmp_path, public=True, lora_rank=8, adapter=tmp_path / "a", tokenizer="t")
+    line = " ".join(command(options, "n", ADDRESS))
+    assert "--middleware fst_agents.serving.vllm_guard.PublicGuard" in line
+    assert f"--lora-modules policy={tmp_path / 'a'}" in line
+    assert "--tokenizer t" in line
+    assert "--worker-extension-cls" not in line
+
+
+def test_remote_code_has_to_be_asked_for(tmp_path: Path) -> None:
+    line = command(settings(tmp_path, trust_remote_code=True), "n", ADDRESS)
+    assert "--trust-remote-code" in line
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]")],
+)
+def test_how_a_server_is_reached_from_its_own_machine(host: str, url: str) -> None:
+    assert reachable(host) == url
 
 
 def test_without_adapters_the_server_is_not_told_of_them(tmp_path: Path) -> None:
-    assert "--enable-lora" not in command(settings(tmp_path), "n", 5)
+    assert "--enable-lora" not in command(settings(tmp_path), "n", ADDRESS)
 
 
 def test_an_accelerator_has_its_own_flags(tmp_path: Path) -> None:
-    line = command(settings(tmp_path, accelerator=True), "n", 5)
+    line = command(settings(tmp_path, accelerator=True), "n", ADDRESS)
     assert "--gpu-memory-utilization" in line
     assert "--enforce-eager" not in line
 
@@ -102,6 +139,20 @@ def test_a_port_in_use_is_named() -> None:
         with pytest.raises(ServingError, match=str(port)):
             choose_port(port)
     assert choose_port(port) == port
+
+
+def test_an_address_that_the_machine_has_not_is_named() -> None:
+    with pytest.raises(ServingError, match=r"on 192\.0\.2\.1 cannot be had"):
+        choose_port(None, "192.0.2.1")
+
+
+def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ServingError, match=r"serve\.port"):
+            VllmServer(settings(tmp_path, port=taken.getsockname()[1]))
+    assert not (tmp_path / "vllm.log").exists()
 
 
 def test_cutting_the_lifeline_ends_server_and_worker(tmp_path: Path) -> None:
@@ -183,19 +234,12 @@ def test_the_key_is_in_no_command_line_and_no_log(host: VllmHost) -> None:
 
 
 @pytest.mark.vllm
-def test_a_server_killed_in_flight_fails_its_requests_at_once(host: VllmHost) -> None:
+def test_a_closed_host_leaves_no_process_and_no_folder(host: VllmHost) -> None:
     """Stands last: it takes the module's server with it."""
     assert host.server is not None
-    pids = host.server.pids()
-    futures = [host.submit((i, 1), Sampling(max_tokens=200)) for i in range(64)]
-    (engine,) = [p for p in map(psutil.Process, pids) if "VLLM::EngineCore" in p.name()]
-    engine.kill()
-    start = time.monotonic()
-    for future in futures:
-        with pytest.raises(ServingError):
-            future.result(timeout=20)
-    assert time.monotonic() - start < 15
-    with pytest.raises(ServingError):
-        host.update(Policy(host.policy.model, version=1))
+    pids, folder = host.server.pids(), Path(host.server.url.removeprefix("unix:")).parent
+    assert pids
+    assert folder.is_dir()
     host.close()
     assert all(gone(pid) for pid in pids)
+    assert not folder.exists()

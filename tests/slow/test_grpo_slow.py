@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -328,3 +328,37 @@ def test_nothing_is_written_to_standard_output(
     with closing(GrpoSlow(Policy(model), run_config("lora"))) as slow:
         slow.update(samples())
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_a_resumed_optimizer_goes_on_to_the_same_weights_to_the_bit(
+    model: str, tmp_path: Path, train: Literal["lora", "full"]
+) -> None:
+    """Three steps, a stop, two more, within the warm-up; against five without a stop."""
+    config = run_config(train=train, warmup_steps=10)
+    whole = trained(model, config, tmp_path / "whole", steps=5)
+    with closing(GrpoSlow(Policy(model), config)) as slow:
+        for version in range(3):
+            slow.update(samples(version))
+        half = slow.publish(tmp_path / "half")
+        slow.save(tmp_path / "half")
+    with closing(GrpoSlow(half, config, resume=tmp_path / "half")) as slow:
+        reports = [slow.update(samples(version)) for version in (3, 4)]
+        resumed = slow.publish(tmp_path / "resumed")
+    assert resumed.version == whole.version == 5
+    assert reports[1].metrics["slow/learning_rate"] == pytest.approx(
+        config.slow.learning_rate * 5 / 10
+    )
+    name = "adapter_model.safetensors" if train == "lora" else "model.safetensors"
+    ours, theirs = (load_file(tmp_path / f / name) for f in ("resumed", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_the_optimizer_s_state_of_another_model_is_refused(model: str, tmp_path: Path) -> None:
+    full = run_config(train="full")
+    with closing(GrpoSlow(Policy(model), full)) as slow:
+        slow.update(samples())
+        slow.save(tmp_path)
+    with pytest.raises(TrainerError, match="does not train"):
+        GrpoSlow(Policy(model), run_config(train="lora"), resume=tmp_path).close()

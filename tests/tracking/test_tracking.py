@@ -18,6 +18,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from fst_agents.errors import RunDirError
 from fst_agents.tracking import MemoryTracker, MlflowTracker, Tracker, replay
 from fst_agents.tracking.delivery import artifact_root, store_uri
 from fst_agents.tracking.mlflow_tracker import Courier
@@ -417,3 +418,52 @@ def test_processes_that_open_a_new_database_at_once_do_not_break_it(tmp_path: Pa
     client = mlflow.MlflowClient(uri)
     [experiment] = client.search_experiments(filter_string="name = 'fst'")
     assert len(client.search_runs([experiment.experiment_id])) == 3
+
+
+# --- commit, and going on after a stop ------------------------------------------------------------
+
+
+def points(store: Path, run_id: str, name: str) -> list[tuple[int, float]]:
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{store}")
+    return sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run_without_double_points(tmp_path: Path) -> None:
+    """Step 1 is committed, step 2 is logged and lost with the process; the resumed run logs it
+    again."""
+    uri, spool = f"sqlite:///{tmp_path / 'ours.db'}", tmp_path / "run" / "tracking.jsonl"
+    spool.parent.mkdir()
+    first = MlflowTracker.start(uri, "fst", "r", {}, {}, spool)
+    first.log_metrics({"slow/reward": 0.1}, step=1)
+    mark = first.mark()
+    first.commit()
+    first.log_metrics({"slow/reward": 0.2}, step=2)
+    assert first.finish("KILLED") == 0
+    again = MlflowTracker.resume(uri, spool, mark)
+    again.log_metrics({"slow/reward": 0.3}, step=2)
+    assert again.run_id == first.run_id
+    assert again.finish() == 0
+    assert points(tmp_path / "ours.db", str(first.run_id), "slow/reward") == [(1, 0.1), (2, 0.3)]
+    run = mlflow.MlflowClient(tracking_uri=uri).get_run(str(first.run_id))
+    assert run.info.status == "FINISHED"
+
+
+def test_what_is_not_committed_is_not_delivered(tmp_path: Path) -> None:
+    uri, spool = f"sqlite:///{tmp_path / 'ours.db'}", tmp_path / "run" / "tracking.jsonl"
+    spool.parent.mkdir()
+    tracker = MlflowTracker.start(uri, "fst", "r", {}, {}, spool)
+    run_id = str(tracker.run_id)
+    tracker.log_metrics({"slow/reward": 0.1}, step=1)
+    time.sleep(0.5)
+    assert points(tmp_path / "ours.db", run_id, "slow/reward") == []
+    tracker.commit()
+    deadline = time.monotonic() + 10
+    while not points(tmp_path / "ours.db", run_id, "slow/reward"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    tracker.finish()
+
+
+def test_a_file_that_is_no_spool_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="not the spool of a run"):
+        MlflowTracker.resume(None, tmp_path / "absent.jsonl", 0)

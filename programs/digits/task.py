@@ -4,6 +4,8 @@ The rule is one or two operations of the phrase book. The program starts from an
 says nothing; the metric shows what was expected and what kind of mistake was made, never the rule.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +13,29 @@ from random import Random
 from typing import Final, Literal
 
 import dspy
+from pydantic import Field, field_validator
 
+from fst_agents.dspy_bridge import problems
+from fst_agents.types import Candidate, Skill
+from programs.digits.grading import (
+    MAX_SIZE,
+    comment,
+    compact,
+    distinct_lists,
+    partial_credit,
+    write,
+)
 from programs.micro import phrasebook
-from programs.micro.phrasebook import LENGTHS, OPERATIONS, VAGUE, Ops
+from programs.micro.phrasebook import OPERATIONS, VAGUE, Ops
+from programs.micro.reflector import OfflineReflector
+from programs.task import Entry, Options, Task
 
 SEED_INSTRUCTION: Final = VAGUE[0]
+
+Reward = Literal["partial", "exact"]
+
+ENOUGH: Final = 0.985
+"""Mean reward at which a rule is solved: some 95 % of answers exactly right."""
 
 
 class DigitsProgram(dspy.Module):
@@ -45,27 +65,22 @@ class Digits:
     """
 
     target: Ops
-    reward: Literal["partial", "exact"] = "partial"
+    reward: Reward = "partial"
     train_size: int = 512
     val_size: int = 64
     test_size: int = 128
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "target", phrasebook.check(self.target))
-        if len(self.target) not in (1, 2):
-            raise ValueError(
-                f"target: got {len(self.target)} operations, expected one or two; "
-                'name them as in ["rotate_left", "swap_ends"]'
-            )
+        object.__setattr__(self, "target", check_rule(self.target))
         if self.reward not in ("partial", "exact"):
             raise ValueError(
                 f"reward: got {self.reward!r}, expected 'partial' or 'exact'; choose one of the two"
             )
         for name in ("train_size", "val_size", "test_size"):
-            if not 0 <= getattr(self, name) <= _MAX_SIZE:
+            if not 0 <= getattr(self, name) <= MAX_SIZE:
                 raise ValueError(
-                    f"{name}: got {getattr(self, name)}, expected 0 to {_MAX_SIZE}; "
+                    f"{name}: got {getattr(self, name)}, expected 0 to {MAX_SIZE}; "
                     "choose a size in that range"
                 )
 
@@ -114,7 +129,7 @@ class Digits:
     @cached_property
     def _splits(self) -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
         sizes = {"train": self.train_size, "val": self.val_size, "test": self.test_size}
-        lists = iter(_distinct_lists(sum(sizes.values()), Random(f"digits/{self.seed}")))
+        lists = iter(distinct_lists(sum(sizes.values()), Random(f"digits/{self.seed}")))
         train, val, test = (
             [example(next(lists), self.target, split) for _ in range(size)]
             for split, size in sizes.items()
@@ -122,9 +137,19 @@ class Digits:
         return train, val, test
 
 
+def check_rule(target: Sequence[str]) -> Ops:
+    """The operations of a rule; ValueError unless they are one or two known ones."""
+    if len(target) not in (1, 2):
+        raise ValueError(
+            f"target: got {len(target)} operations, expected one or two; "
+            'name them as in ["rotate_left", "swap_ends"]'
+        )
+    return phrasebook.check(target)
+
+
 def example(digits: Sequence[int], ops: Sequence[str], split: str) -> dspy.Example:
     """Make one example; its id is the split and the digits, so it never depends on the order."""
-    given, answer = _text(digits), _text(phrasebook.apply(ops, digits))
+    given, answer = write(digits), write(phrasebook.apply(ops, digits))
     return dspy.Example(id=f"{split}-{given}", digits=given, answer=answer).with_inputs("digits")
 
 
@@ -142,71 +167,78 @@ def other_skills(
     skills: list[tuple[str, list[dspy.Example]]] = []
     for op in OPERATIONS:
         rng = Random(f"skills/{seed}/{op}")
-        examples = [example(d, (op,), f"skill-{op}") for d in _distinct_lists(size, rng)]
+        examples = [example(d, (op,), f"skill-{op}") for d in distinct_lists(size, rng)]
         skills.append((phrasebook.phrase((op,)), examples))
     return skills
 
 
-def grade(
-    gold: dspy.Example, pred: dspy.Prediction, reward: Literal["partial", "exact"]
-) -> dspy.Prediction:
-    """Score an answer and say what kind of mistake it is, if it is one.
-
-    Partial credit is the number of correct positions over the longer of the two lengths, so a
-    random answer earns about 0.1 and anything but digits earns 0.
-    """
-    got = "".join(str(getattr(pred, "answer", "") or "").split())
-    expected = str(gold.answer)
+def grade(gold: dspy.Example, pred: dspy.Prediction, reward: Reward) -> dspy.Prediction:
+    """Score an answer and say what kind of mistake it is, if it is one."""
+    got, expected = compact(getattr(pred, "answer", None)), str(gold.answer)
     exact = float(got == expected)
-    partial = _partial_credit(expected, got)
+    partial = partial_credit(expected, got)
     return dspy.Prediction(
         score=exact if reward == "exact" else partial,
-        feedback=f"Input {gold.digits}, expected {expected}, got {got!r}. "
-        + _describe(expected, got),
+        feedback=comment(str(gold.digits), expected, got),
         objective_scores={"exact": exact, "partial": partial},
     )
 
 
-_MAX_SIZE: Final = 5000
+class DigitsOptions(Options):
+    """Keys of ``[task]`` for ``digits``."""
+
+    target: tuple[str, ...] = Field(
+        default=("reverse", "complement"), description="The hidden rule, one or two operations."
+    )
+    reward: Reward = Field(
+        default="partial", description="Partial credit per position, or all or nothing."
+    )
+
+    @field_validator("target")
+    @classmethod
+    def _known(cls, target: Ops) -> Ops:
+        return check_rule(target)
 
 
-def _partial_credit(expected: str, got: str) -> float:
-    if not _is_digits(got):
-        return 0.0
-    return _correct(expected, got) / max(len(expected), len(got))
+def build(options: DigitsOptions, seed: int) -> Task:
+    """The task as the catalogue has it; the 2×2 is scored by exact match."""
+    digits = Digits(
+        options.target,
+        reward=options.reward,
+        train_size=options.train_size,
+        val_size=options.val_size,
+        test_size=options.test_size,
+        seed=seed,
+    )
+    return Task(
+        program=digits.program,
+        trainset=digits.trainset,
+        valset=digits.valset,
+        testset=digits.testset,
+        metric=digits.metric,
+        eval_metric=digits.exact_metric,
+        enough=ENOUGH,
+        skills=[
+            Skill(instruction, Candidate({"solve": instruction}), problems(examples))
+            for instruction, examples in other_skills(options.target)
+        ],
+        reflect=OfflineReflector(seed=seed),
+    )
 
 
-def _correct(expected: str, got: str) -> int:
-    return sum(a == b for a, b in zip(expected, got, strict=False))
+def facts() -> dict[str, list[str] | list[list[str]]]:
+    """The operations, and which pairs of them the micro policy was trained on."""
+    return {
+        "operations": list(OPERATIONS),
+        "trained": [list(pair) for pair in phrasebook.trained_pairs()],
+        "held_out": [list(pair) for pair in phrasebook.held_out_pairs()],
+    }
 
 
-def _describe(expected: str, got: str) -> str:
-    """Name the kind of mistake in words that never occur in a rule."""
-    if got == expected:
-        return "This is correct."
-    if not _is_digits(got):
-        return "The answer must be made of digits and nothing else."
-    share = f"{_correct(expected, got)} of {len(expected)} positions are correct."
-    if len(got) != len(expected):
-        return f"Wrong length: {len(got)} instead of {len(expected)}; {share}"
-    if sorted(got) == sorted(expected):
-        return f"The values are correct but stand in the wrong places; {share}"
-    wrong = [i for i, (a, b) in enumerate(zip(expected, got, strict=True), 1) if a != b]
-    return f"Wrong values at position {', '.join(map(str, wrong))}; {share}"
-
-
-def _is_digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-def _distinct_lists(count: int, rng: Random) -> list[tuple[int, ...]]:
-    """Draw different lists of digits, in every length the micro policy knows."""
-    lists: dict[tuple[int, ...], None] = {}
-    while len(lists) < count:
-        length = rng.choice(LENGTHS)
-        lists[tuple(rng.randrange(10) for _ in range(length))] = None
-    return list(lists)
-
-
-def _text(digits: Sequence[int]) -> str:
-    return "".join(map(str, digits))
+ENTRY: Final = Entry(
+    name="digits",
+    summary="a hidden rule of one or two operations on 4–6 digits (embedded policy)",
+    options=DigitsOptions,
+    build=build,
+    facts=facts,
+)

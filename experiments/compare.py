@@ -1,0 +1,299 @@
+"""``fst compare``: arms × seeds of one run file, on equal rollouts, as a table with intervals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.charts import duration, number, percent
+from experiments.check import check
+from experiments.studies.cells import FINAL, Cell, Record, settings
+from experiments.studies.curves import smooth
+from experiments.studies.figures import learning_figure
+from experiments.studies.grid import Records, RunCell, claim, run_grid
+from experiments.studies.page import Grid, Page, Section, run_facts, write_page
+from experiments.studies.processes import Processes
+from experiments.studies.inference import Difference, Estimate, bootstrap, paired
+from experiments.studies.track import track
+from fst_agents.config import ARMS, Arm, RunConfig
+from fst_agents.errors import ConfigError
+from fst_agents.redaction import public_config
+from optimizers.plan import total_rollouts
+
+METHOD = (
+    "Every arm has the same training and validation problems, seed by seed, and may spend the same "
+    "number of training rollouts; those of the fast phase count. An arm is judged by what it would "
+    "ship: trained weights under the evolved instruction (fst, sequential) or under the seed "
+    "instruction (rl, distill), base weights under the evolved instruction (gepa).",
+    "Intervals are 95 % bootstraps over seeds and the problems of each. Arms are compared on equal "
+    "seeds and problems; p is a two-sided sign-flip test over seeds, which with n seeds cannot "
+    "fall below 2 / 2ⁿ.",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``fst compare`` is asked for; every cell's configuration is checked before any runs."""
+
+    cells: Mapping[tuple[Arm, int], Cell]
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    base: RunConfig
+
+
+def plan_comparison(
+    data: Mapping[str, Any], overrides: Sequence[str], arms: Sequence[str], seeds: int
+) -> Comparison:
+    """The cells of a comparison; seeds count up from the run file's own.
+
+    Raises:
+        ConfigError: everything wrong with the arms, the seeds or the run file, of any arm.
+    """
+    problems = [
+        f"--arms: no arm {arm!r}; there are {', '.join(ARMS)}" for arm in arms_unknown(arms)
+    ]
+    if len(set(arms)) != len(arms) or not arms:
+        problems.append(f"--arms: expected each arm once, got {','.join(arms) or 'none'}")
+    if seeds < 1:
+        problems.append(f"--seeds: got {seeds}, expected at least 1")
+    if problems:
+        raise ConfigError(problems)
+    known = tuple(arm for name in arms for arm in ARMS if arm == name)
+    found: list[str] = []
+    cells: dict[tuple[Arm, int], Cell] = {}
+    given = {key: value for key, value in data.items() if key != "run_dir"}
+    base: RunConfig | None = None
+    for arm in known:
+        try:
+            config = check(given, [*overrides, f"arm={arm}"])
+        except ConfigError as error:
+            found += [f"{line} (arm {arm})" for line in error.problems]
+            continue
+        base = config if base is None else base
+        for seed in range(config.seed, config.seed + seeds):
+            cells[arm, seed] = Cell(untracked(config.model_copy(update={"seed": seed})))
+    if found:
+        raise ConfigError(found)
+    assert base is not None
+    return Comparison(cells, known, tuple(range(base.seed, base.seed + seeds)), base)
+
+
+def arms_unknown(arms: Sequence[str]) -> list[str]:
+    return [arm for arm in arms if arm not in ARMS]
+
+
+def untracked(config: RunConfig) -> RunConfig:
+    """A cell's configuration: the grid tracks it (:mod:`experiments.studies.track`)."""
+    off = config.track.model_copy(update={"enabled": False})
+    return config.model_copy(update={"track": off, "run_dir": None})
+
+
+def compare(
+    comparison: Comparison,
+    out: Path,
+    *,
+    command: str,
+    jobs: int = 1,
+    note: Callable[[str], None] = lambda _: None,
+    run: RunCell | None = None,
+) -> dict[str, Any]:
+    """Run what is missing of a comparison and write ``index.html`` and ``README.md`` into ``out``.
+
+    Args:
+        run: how a cell is run; a process of its own by default.
+
+    Raises:
+        ConfigError: ``out`` holds something else.
+        FstError: every cell of an arm failed.
+    """
+    started = time.monotonic()
+    base = settings(comparison.base)
+    claim(out, {k: v for k, v in base.items() if k not in ("arm", "seed")})
+    cells = list(comparison.cells.values())
+    with closing(Processes(out)) as processes:
+        runner: RunCell = processes if run is None else run
+        records = run_grid(cells, out, runner, jobs=jobs, note=note)
+    result = summarize(comparison, records)
+    page = _page(comparison, records, result, run_facts(command, time.monotonic() - started))
+    result["report"] = str(write_page(page, out, "fst compare"))
+    public = public_config(comparison.base)
+    result["mlflow"] = track(out, f"compare {out.name}", records, public, comparison.base.track)
+    return result
+
+
+def summarize(comparison: Comparison, records: Records) -> dict[str, Any]:
+    """The JSON object of a comparison. Arms and pairs are judged on the seeds that did not fail."""
+    arms: dict[str, Any] = {}
+    for arm in comparison.arms:
+        done = _done(comparison, records, arm)
+        failed = [records[c.key].error for c in _cells(comparison, arm) if not records[c.key].ok]
+        arms[arm] = {
+            "score": _estimate(done),
+            "cell": FINAL[arm],
+            "kl": _mean(r.result.get("kl") for r in done.values()),
+            "retention_change": _mean(retention_change(r) for r in done.values()),
+            "rollouts": _mean(_rollouts(r) for r in done.values()),
+            "seconds": _mean(r.result.get("seconds") for r in done.values()),
+            "seeds": len(done),
+            "failed": failed,
+        }
+    pairs = [
+        {"first": a, "second": b, **_difference(comparison, records, a, b)}
+        for i, a in enumerate(comparison.arms)
+        for b in comparison.arms[i + 1 :]
+    ]
+    return {
+        "rollouts_limit": total_rollouts(comparison.base),
+        "seeds": list(comparison.seeds),
+        "arms": arms,
+        "pairs": pairs,
+        "cells": [record.summary for record in records.values()],
+    }
+
+
+def retention_change(record: Record) -> float | None:
+    """How much better, or worse, other skills are after the run than before."""
+    kept = record.result.get("retention", {})
+    if kept.get("base") is None or kept.get("final") is None:
+        return None
+    return float(kept["final"]) - float(kept["base"])
+
+
+def _cells(comparison: Comparison, arm: Arm) -> list[Cell]:
+    return [cell for (own, _), cell in comparison.cells.items() if own == arm]
+
+
+def _done(comparison: Comparison, records: Records, arm: Arm) -> dict[int, Record]:
+    found = ((c.config.seed, records[c.key]) for c in _cells(comparison, arm))
+    return {seed: record for seed, record in found if record.ok and record.problems}
+
+
+def _estimate(done: Mapping[int, Record]) -> dict[str, float] | None:
+    if not done:
+        return None
+    return _as_json(bootstrap([[*record.problems.values()] for record in done.values()]))
+
+
+def _difference(comparison: Comparison, records: Records, a: Arm, b: Arm) -> dict[str, Any]:
+    first, second = (_done(comparison, records, arm) for arm in (a, b))
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return {"difference": None, "p": None, "seeds": 0}
+    found: Difference = paired(
+        [_scores(first[s]) for s in seeds], [_scores(second[s]) for s in seeds]
+    )
+    return {"difference": _as_json(found.estimate), "p": found.p, "seeds": found.n}
+
+
+def _scores(record: Record) -> list[float]:
+    return [record.problems[name] for name in sorted(record.problems)]
+
+
+def _as_json(estimate: Estimate) -> dict[str, float]:
+    return {"estimate": estimate.mean, "low": estimate.low, "high": estimate.high}
+
+
+def _rollouts(record: Record) -> float:
+    spent = record.result["rollouts"]
+    return float(spent["fast"] + spent["slow"])
+
+
+def _mean(values: Any) -> float | None:
+    found = [float(v) for v in values if v is not None]
+    return fmean(found) if found else None
+
+
+# -- for people -------------------------------------------------------------------------------
+
+
+def interval(found: Mapping[str, float] | None, show: Callable[[float], str] = percent) -> str:
+    """``93.0% [91.1%, 94.8%]``."""
+    if found is None:
+        return "–"
+    return f"{show(found['estimate'])} [{show(found['low'])}, {show(found['high'])}]"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, signed."""
+    return f"{100 * value:+.1f}"
+
+
+def arms_grid(result: Mapping[str, Any]) -> Grid:
+    """One row per arm."""
+    columns = ("arm", "score", "other skills", "KL", "rollouts", "time", "seeds", "failed")
+    rows = [
+        (
+            arm,
+            interval(found["score"]),
+            _shown(found["retention_change"], points),
+            _shown(found["kl"], number),
+            _shown(found["rollouts"], lambda v: number(round(v))),
+            _shown(found["seconds"], duration),
+            str(found["seeds"]),
+            str(len(found["failed"])),
+        )
+        for arm, found in result["arms"].items()
+    ]
+    return Grid(columns, tuple(rows))
+
+
+def pairs_grid(result: Mapping[str, Any]) -> Grid:
+    """One row per pair of arms."""
+    rows = [
+        (
+            f"{pair['first']} − {pair['second']}",
+            interval(pair["difference"], points),
+            _shown(pair["p"], lambda p: f"{p:.3f}"),
+            str(pair["seeds"]),
+        )
+        for pair in result["pairs"]
+    ]
+    return Grid(("difference in points", "mean [95 %]", "p", "seeds"), tuple(rows))
+
+
+def _shown(value: float | None, show: Callable[[float], str]) -> str:
+    return "–" if value is None else show(value)
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """Who came first, and what failed."""
+    scored = {a: f["score"]["estimate"] for a, f in result["arms"].items() if f["score"]}
+    failed = sum(len(f["failed"]) for f in result["arms"].values())
+    text = "No arm has a result."
+    if scored:
+        best = max(scored, key=lambda arm: scored[arm])
+        text = f"{best} scores highest: {interval(result['arms'][best]['score'])}."
+    return text + (f" {failed} cell(s) failed and are in no mean." if failed else "")
+
+
+def _page(
+    comparison: Comparison, records: Records, result: Mapping[str, Any], facts: Mapping[str, str]
+) -> Page:
+    window = comparison.base.slow.steps_per_cycle
+    curves = {
+        arm: [smooth(r.curve, window) for r in _done(comparison, records, arm).values()]
+        for arm in comparison.arms
+    }
+    about = f"Share of training answers exactly right, mean over {window} RL steps and all seeds."
+    figures = learning_figure(
+        "learning", "Learning", about, curves, lambda p: p.exact, share=True
+    ) + learning_figure(
+        "drift", "Drift", "KL to the base in nats per token.", curves, lambda p: p.kl, share=False
+    )
+    failed = [f"{record.label}: {record.error}" for record in records.values() if not record.ok]
+    sections = [
+        Section("Arms", METHOD[:1], arms_grid(result)),
+        Section("Pairs", METHOD[1:], pairs_grid(result)),
+        Section("Curves", (), None, figures),
+    ]
+    if failed:
+        sections.append(Section("Failed cells", tuple(failed)))
+    target = comparison.base.task.options.get("target")
+    what = comparison.base.task.name if target is None else " → ".join(target)
+    title = f"{', '.join(comparison.arms)} on {what}"
+    return Page(title, headline(result), tuple(sections), facts)

@@ -1,0 +1,1 @@
+"""Comparisons and studies: many runs, one question each, answered with intervals."""

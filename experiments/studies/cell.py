@@ -1,0 +1,134 @@
+"""One cell as a process: ``python -m experiments.studies.cell``, its request on standard input.
+
+Most cells are ``fst train``, to the letter. Two kinds are not: those that start from the weights of
+another cell, and those whose task changes on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from experiments.cli import command
+from experiments.studies.cells import Stages
+from fst_agents._layout import check_layout
+from fst_agents.config import RunConfig, TaskConfig, parse
+from fst_agents.stream import ProblemStream, StagedStream
+from fst_agents.types import Policy, Problem
+from optimizers.plan import cycle_rollouts, slow_step_rollouts
+from programs.task import Task
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def cell() -> None:
+    """Run the cell that standard input asks for."""
+    with command(False):
+        run(json.load(sys.stdin), Console(stderr=True))
+
+
+def run(request: dict[str, Any], console: Console) -> dict[str, Any]:
+    """Run a cell; see :meth:`experiments.studies.processes.Processes.request`.
+
+    Raises:
+        FstError: the run failed, or its configuration is wrong.
+    """
+    from experiments.train import train
+
+    config = parse(request["config"])
+    if request["start"] is None and request["stages"] is None:
+        return train(config, console)
+    start = None if request["start"] is None else Path(request["start"])
+    given = request["stages"]
+    stages = None
+    if given is not None:
+        stages = Stages(tuple(tuple(t) for t in given["targets"]), given["cycles"])
+    return _train(config, console, start, stages)
+
+
+def _train(
+    config: RunConfig, console: Console, start: Path | None, stages: Stages | None
+) -> dict[str, Any]:
+    """What :func:`experiments.train.train` does, from other weights and with other problems."""
+    from experiments.progress import Bar
+    from experiments.report import write_report
+    from experiments.tasks import build_task, model_path, policy_adapter
+    from optimizers.arms import ARM_CLASSES
+    from optimizers.merge import merged_policy
+    from optimizers.reflection import build_reflection
+
+    base = Policy(model_path(config.policy.model))
+    assert config.run_dir is not None
+    folder = config.run_dir.with_name("start")
+    policy = base if start is None else merged_policy(base, start, folder)
+    task = build_task(config) if stages is None else staged_task(config, stages)
+    reflection = None
+    if config.arm != "rl":
+        fast = config.fast
+        reflection = build_reflection(fast.reflection_lm, fast.reflection_args, task.reflect)
+    with Bar(console) as bar:
+        optimizer = ARM_CLASSES[config.arm](
+            metric=task.metric,
+            policy=policy,
+            reflection_lm=reflection,
+            config=config,
+            adapter=policy_adapter(config),
+            eval_metric=task.eval_metric,
+            skills=task.skills,
+            observer=bar,
+            report=write_report,
+            task=config.task.name,
+            stream=None if stages is None else lambda p: staged_stream(config, stages, p),
+        )
+        tuned: Any = optimizer.compile(task.program, trainset=task.trainset, valset=task.valset)
+    return tuned.fst.summary
+
+
+def staged_task(config: RunConfig, stages: Stages) -> Task:
+    """The training problems of all stages, one after another; all else is the last stage's.
+
+    Every stage has the same lists of digits under another rule, so that no training problem of any
+    stage is a validation problem of the last.
+    """
+    from experiments.tasks import build_task
+
+    def of(target: tuple[str, ...]) -> Task:
+        task = TaskConfig.model_validate({**config.task.model_dump(), "target": target})
+        return build_task(config.model_copy(update={"task": task}))
+
+    tasks = [of(target) for target in stages.targets]
+    examples = [
+        example.copy(id=f"stage-{number}-{example.id}")
+        for number, task in enumerate(tasks, start=1)
+        for example in task.trainset
+    ]
+    return replace(tasks[-1], trainset=examples)
+
+
+def staged_stream(config: RunConfig, stages: Stages, problems: Sequence[Problem]) -> ProblemStream:
+    """The problems in the order of their stages, each for ``stages.cycles`` cycles' rollouts."""
+    size = len(problems) // len(stages.targets)
+    parts = [problems[k * size : (k + 1) * size] for k in range(len(stages.targets))]
+    return StagedStream(
+        parts, config.slow.batch_size, config.seed, batches=stage_batches(config, stages.cycles)
+    )
+
+
+def stage_batches(config: RunConfig, cycles: int) -> int:
+    """Batches that an arm takes from the stream while it spends the rollouts of some cycles."""
+    if config.arm == "rl":  # one batch per RL step, and no rollouts for anything else
+        return cycles * cycle_rollouts(config) // slow_step_rollouts(config)
+    return cycles * config.slow.steps_per_cycle
+
+
+if __name__ == "__main__":
+    check_layout()
+    app()

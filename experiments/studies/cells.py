@@ -1,0 +1,126 @@
+"""A cell of a grid: one run, known by what it is asked to do, and what is kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from experiments.studies.curves import Point
+from fst_agents.config import RunConfig
+
+MACHINE = ("run_dir", "track", "checkpoint")
+"""Sections that say where and how a run is kept, not what it is."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A run whose task changes: ``cycles`` cycles on each rule, the first one the config's own.
+
+    The optimizers are told nothing: only the problems change.
+    """
+
+    targets: tuple[tuple[str, ...], ...]
+    cycles: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run. Two cells with equal keys are the same run, whichever study asks for it.
+
+    ``start`` is a cell whose trained weights this one starts from, under a new optimizer.
+    """
+
+    config: RunConfig
+    start: Cell | None = None
+    stages: Stages | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Twelve hex digits of everything that the result depends on but the code."""
+        return digest(
+            {
+                "config": settings(self.config),
+                "start": None if self.start is None else self.start.key,
+                "stages": None
+                if self.stages is None
+                else [self.stages.targets, self.stages.cycles],
+            }
+        )
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        target = self.config.task.options.get("target")
+        task = self.config.task.name if target is None else " → ".join(target)
+        more = "" if self.start is None else f" from {self.start.config.arm}"
+        more += "" if self.stages is None else f" and {len(self.stages.targets) - 1} more rules"
+        return f"{self.config.arm}{more}, {task}, seed {self.config.seed}"
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration decides a result."""
+    data = config.model_dump(mode="json")
+    kept = {name: value for name, value in data.items() if name not in MACHINE}
+    return {**kept, "serve": {"host": config.serve.host}}
+
+
+def digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Record(BaseModel):
+    """What is kept of a cell. A failed one has ``error`` and no ``result``.
+
+    ``result`` is the run's JSON object, ``curve`` its RL steps, and ``problems`` the mean score of
+    every held-out problem in the arm's last cell of the 2×2.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    label: str
+    arm: str
+    seed: int
+    error: str | None = None
+    result: dict[str, Any] = {}
+    curve: tuple[Point, ...] = ()
+    problems: dict[str, float] = {}
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+    @property
+    def final(self) -> float:
+        """The score that the arm ends with: of what it has trained and evolved, all together."""
+        return final_score(self.result)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What ``--json`` says of a cell."""
+        facts = {"key": self.key, "label": self.label, "arm": self.arm, "seed": self.seed}
+        if not self.ok:
+            return {**facts, "error": self.error}
+        kept = ("target", "scores", "kl", "retention", "rollouts", "steps", "stopped", "seconds")
+        return {**facts, **{name: self.result[name] for name in kept if name in self.result}}
+
+
+FINAL: Mapping[str, str] = {
+    "fst": "trained_evolved",
+    "sequential": "trained_evolved",
+    "rl": "trained_seed",
+    "gepa": "base_evolved",
+    "distill": "trained_seed",
+}
+"""The cell of the 2×2 that an arm is judged by: what it would ship."""
+
+
+def final_score(result: Mapping[str, Any]) -> float:
+    return float(result["scores"][FINAL[result["arm"]]])

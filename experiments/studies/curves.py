@@ -1,0 +1,84 @@
+"""What a learning curve says: its peak, when it reached a level, the KL it had paid by then. Pure.
+
+A curve is smoothed over a whole number of RL steps first. Every smoothed point stands at the end of
+its window, so that no arm is credited with rollouts before they were paid for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Point(NamedTuple):
+    """One RL step: rollouts of both phases spent so far, mean reward, share of answers that were
+    exactly right (the reward, where the metric names no such objective), KL to the base in nats per
+    token under the instructions in use."""
+
+    rollouts: int
+    reward: float
+    exact: float
+    kl: float
+
+
+Curve = tuple[Point, ...]
+
+
+def smooth(curve: Sequence[Point], window: int) -> Curve:
+    """Means over ``window`` steps; one window over all steps where there are fewer.
+
+    Raises:
+        ValueError: the window is not positive.
+    """
+    if window < 1:
+        raise ValueError(f"window: got {window}, expected at least 1")
+    size = min(window, len(curve))
+    return tuple(_mean(curve[i - size : i]) for i in range(size, len(curve) + 1) if i)
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    n = len(points)
+    reward, exact, kl = (sum(p[k] for p in points) / n for k in (1, 2, 3))
+    return Point(points[-1].rollouts, reward, exact, kl)
+
+
+def peak(curve: Sequence[Point]) -> Point | None:
+    """Where the share of right answers was highest, the first such place; ``None`` of no curve."""
+    return max(curve, key=lambda p: p.exact, default=None)
+
+
+def reaching(curve: Sequence[Point], level: float) -> Point | None:
+    """The first point whose share of right answers is at least ``level``."""
+    return next((p for p in curve if p.exact >= level), None)
+
+
+def speed_up(slow: Sequence[Point], fast: Sequence[Point]) -> float | None:
+    """Rollouts of ``slow`` to its own peak, over those of ``fast`` to that level.
+
+    0 where ``fast`` never gets there; ``None`` where ``slow`` has no curve.
+    """
+    top = peak(slow)
+    if top is None:
+        return None
+    there = reaching(fast, top.exact)
+    return 0.0 if there is None else top.rollouts / there.rollouts
+
+
+def kl_ratio(first: Sequence[Point], second: Sequence[Point]) -> float | None:
+    """KL of ``first`` over that of ``second`` at the highest level that both reach.
+
+    ``None`` where there is no such level above 0, or ``second`` had no KL there.
+    """
+    tops = peak(first), peak(second)
+    if tops[0] is None or tops[1] is None:
+        return None
+    level = min(tops[0].exact, tops[1].exact)
+    ours, theirs = reaching(first, level), reaching(second, level)
+    if level <= 0 or ours is None or theirs is None or theirs.kl <= 0:
+        return None
+    return ours.kl / theirs.kl
+
+
+def between(curve: Sequence[Point], after: int, until: int) -> Curve:
+    """The points with ``after`` < rollouts ≤ ``until``."""
+    return tuple(p for p in curve if after < p.rollouts <= until)

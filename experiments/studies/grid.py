@@ -1,0 +1,140 @@
+"""Arms × seeds × targets as a grid of runs that can be stopped and gone on with at any time.
+
+``OUT/cells/<key>/`` belongs to one cell: ``run`` is its run directory, ``log.txt`` what it said and
+``cell.json`` its record, written last. A cell with a record is never run again, a failed one is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from experiments.studies.cells import Cell, Record, digest
+from fst_agents.errors import ConfigError, FstError, RunDirError
+from fst_agents.json_files import read_json, write_json
+
+Records = Mapping[str, Record]
+"""Key of a cell → its record."""
+
+
+class RunCell(Protocol):
+    """Runs one cell in its folder and returns what is kept of it.
+
+    Raises:
+        FstError: the cell failed; the message says why in one line.
+    """
+
+    def __call__(self, cell: Cell, folder: Path) -> Record: ...
+
+
+def cell_folder(out: Path, cell: Cell) -> Path:
+    return out / "cells" / cell.key
+
+
+def claim(out: Path, configuration: Mapping[str, Any]) -> None:
+    """Take a results folder for one configuration; going on with the same one is welcome.
+
+    Raises:
+        ConfigError: it holds results of another configuration, or something else.
+    """
+    file, mark = out / "grid.json", digest(configuration)
+    if file.exists():
+        held = read_json(file)
+        if held.get("configuration") != mark:
+            raise ConfigError(
+                f"{out}: holds results of another configuration ({held.get('configuration')}, "
+                f"asked for {mark}); nothing was changed. Choose another --out"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: is no results folder and not empty; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"configuration": mark, "settings": configuration})
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    out: Path,
+    run: RunCell,
+    *,
+    jobs: int = 1,
+    note: Callable[[str], None] = lambda _: None,
+) -> Records:
+    """Run the cells that have no record yet, ``jobs`` at a time, those they start from first.
+
+    A cell that fails, or starts from one that failed, is a record with an error; the others go on.
+    """
+    ordered = _with_starts(cells)
+    futures: dict[str, Future[Record]] = {}
+
+    def one(number: int, cell: Cell) -> Record:
+        # Starts are submitted before what needs them, so whoever waits here waits for a cell that
+        # a worker has taken already.
+        if cell.start is not None and not futures[cell.start.key].result().ok:
+            return _failed(cell, f"the cell it starts from failed: {cell.start.label}")
+        record = stored(out, cell)
+        if record is None:
+            note(f"{number} of {len(ordered)}: {cell.label}")
+            record = _run(cell, cell_folder(out, cell), run)
+        if not record.ok:
+            note(f"failed: {cell.label}: {record.error}")
+        return record
+
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="fst-cell")
+    try:
+        for number, cell in enumerate(ordered, start=1):
+            futures[cell.key] = pool.submit(one, number, cell)
+        return {key: future.result() for key, future in futures.items()}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def stored(out: Path, cell: Cell) -> Record | None:
+    """The record of a cell that has finished.
+
+    Raises:
+        RunDirError: the file is no record of this cell.
+    """
+    file = cell_folder(out, cell) / "cell.json"
+    if not file.exists():
+        return None
+    try:
+        record = Record.model_validate(read_json(file))
+    except ValidationError as error:
+        raise RunDirError(f"{file}: no record as this version writes it: {error}") from error
+    if record.key != cell.key:
+        raise RunDirError(f"{file}: the record of another cell, {record.key}; move it away")
+    return record if record.ok else None
+
+
+def _run(cell: Cell, folder: Path, run: RunCell) -> Record:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        record = run(cell, folder)
+    except FstError as error:
+        record = _failed(cell, " ".join(str(error).split()))
+    write_json(folder / "cell.json", record.model_dump(mode="json"))
+    return record
+
+
+def _failed(cell: Cell, error: str) -> Record:
+    arm, seed = cell.config.arm, cell.config.seed
+    return Record(key=cell.key, label=cell.label, arm=arm, seed=seed, error=error)
+
+
+def _with_starts(cells: Sequence[Cell]) -> list[Cell]:
+    """Every cell once, each after the one that it starts from."""
+    ordered: dict[str, Cell] = {}
+
+    def add(cell: Cell) -> None:
+        if cell.start is not None:
+            add(cell.start)
+        ordered.setdefault(cell.key, cell)
+
+    for cell in cells:
+        add(cell)
+    return list(ordered.values())

@@ -1,0 +1,79 @@
+"""From a finished run directory to a record; then its rollouts, most of its size, can go."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.studies.cells import Cell, Record
+from experiments.studies.curves import Point
+from fst_agents.json_files import read_json, read_lines
+from fst_agents.run_dir import RunDir
+from fst_agents.types import Outcome
+
+EXACT = "exact"
+"""The objective that says whether an answer was right, where a metric has one."""
+
+
+def harvest(cell: Cell, run_dir: Path) -> Record:
+    """What is kept of a run.
+
+    Raises:
+        RunDirError: the run has not finished, or a file of it cannot be read.
+    """
+    run = RunDir.open(run_dir)
+    return Record(
+        key=cell.key,
+        label=cell.label,
+        arm=cell.config.arm,
+        seed=cell.config.seed,
+        result=run.result(),
+        curve=tuple(_curve(run)),
+        problems=read_json(run.path / "problems.json") if _evaluated(run) else {},
+    )
+
+
+def drop_rollouts(run_dir: Path) -> None:
+    """Some 20 MB of a run; the report has been written, and the curve is in the record."""
+    shutil.rmtree(run_dir / "rollouts", ignore_errors=True)
+
+
+def exact_share(rollouts: Iterable[Mapping[str, Any]]) -> float:
+    """Share of answers that were exactly right; the mean score where the metric has no such
+    objective. A failed rollout is not right; masked ones are left out."""
+    found: list[float] = []
+    for rollout in rollouts:
+        score = _score(rollout)
+        if score is None:
+            continue
+        objectives = rollout["feedback"]["objectives"]
+        failed = rollout["outcome"] != Outcome.OK
+        found.append(0.0 if failed else float(objectives.get(EXACT, score)))
+    return fmean(found) if found else 0.0
+
+
+def _evaluated(run: RunDir) -> bool:
+    return (run.path / "problems.json").is_file()
+
+
+def _score(rollout: Mapping[str, Any]) -> float | None:
+    score = rollout["feedback"]["score"]
+    return None if score is None or Outcome(rollout["outcome"]).masked else float(score)
+
+
+def _curve(run: RunDir) -> Iterable[Point]:
+    kl = 0.0
+    for line in run.metrics():
+        if line["phase"] != "slow" or "slow/reward" not in line["metrics"]:
+            continue
+        kl = float(line["metrics"].get("slow/kl", kl))  # no update: the weights are as they were
+        file = run.path / "rollouts" / f"step-{line['step']:05d}.jsonl"
+        yield Point(
+            rollouts=line["rollouts"],
+            reward=float(line["metrics"]["slow/reward"]),
+            exact=exact_share(read_lines(file)),
+            kl=kl,
+        )

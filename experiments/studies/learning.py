@@ -1,0 +1,263 @@
+"""How fast and how high: F1, F2 and F7, read off the learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.charts import number, percent
+from experiments.studies.cells import Cell, Record
+from experiments.studies.curves import Curve, peak, reaching, smooth, speed_up
+from experiments.studies.figures import learning_figure
+from experiments.studies.inference import median
+from experiments.studies.page import Figure, Grid
+from experiments.studies.protocol import Answer, Lookup, Protocol, Study
+from experiments.studies.scope import Scope, Target, name_of
+from experiments.studies.sigmoid import Sigmoid, fit
+
+LEARNS = 0.05
+"""Share of right answers, smoothed, from which a run has left zero."""
+
+
+def curve_of(scope: Scope, record: Record | None) -> Curve | None:
+    """A run's curve, smoothed over the RL steps of one cycle; ``None`` of a failed run."""
+    return None if record is None else smooth(record.curve, scope.base.slow.steps_per_cycle)
+
+
+def learned(curve: Curve | None) -> bool:
+    return curve is not None and reaching(curve, LEARNS) is not None
+
+
+def pair_of_arms(scope: Scope) -> list[Cell]:
+    return [scope.cell(arm, *unit) for unit in scope.units for arm in ("fst", "rl")]
+
+
+def curves_figure(
+    scope: Scope, found: Lookup, name: str, cells: Sequence[Cell]
+) -> tuple[Figure, ...]:
+    """The learning curves of some cells, a line per arm."""
+    curves: dict[str, list[Curve]] = {}
+    for cell in cells:
+        curve = curve_of(scope, found(cell))
+        if curve:
+            curves.setdefault(cell.config.arm, []).append(curve)
+    about = "Share of training answers exactly right; mean over targets and seeds."
+    return learning_figure(name, "Learning", about, curves, lambda p: p.exact, share=True)
+
+
+# -- F1 ---------------------------------------------------------------------------------------
+
+
+def _speed(scope: Scope, found: Lookup, target: Target, seed: int) -> float | None:
+    rl = curve_of(scope, found(scope.cell("rl", target, seed)))
+    fst = curve_of(scope, found(scope.cell("fst", target, seed)))
+    if rl is None or fst is None or not learned(rl):
+        return None
+    return speed_up(rl, fst)
+
+
+def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
+    rows: list[tuple[str, ...]] = []
+    never = 0
+    for target in scope.targets:
+        curves = [curve_of(scope, found(scope.cell("rl", target, s))) for s in scope.seeds]
+        learns = [c for c in curves if learned(c)]
+        never += bool(curves) and not learns
+        speeds = [
+            s for seed in scope.seeds if (s := _speed(scope, found, target, seed)) is not None
+        ]
+        tops = [top.exact for c in learns if c is not None and (top := peak(c)) is not None]
+        rows.append(
+            (
+                name_of(target),
+                ", ".join(map(percent, tops)) or "never leaves zero",
+                ", ".join(f"{s:.1f}×" if s else "not reached" for s in speeds) or "–",
+            )
+        )
+    share = never / len(scope.targets)
+    return Answer(
+        groups=scope.each(lambda target, seed: _speed(scope, found, target, seed)),
+        words=f"On {never} of {len(scope.targets)} targets RL never gets {percent(LEARNS)} right.",
+        grid=Grid(("target", "RL's peak, by seed", "fewer rollouts, by seed"), tuple(rows)),
+        figures=curves_figure(scope, found, "sample-efficiency", pair_of_arms(scope)),
+        statistic=median,
+        more={"rl_never_leaves_zero": share},
+    )
+
+
+SAMPLE_EFFICIENCY = Study(
+    "sample-efficiency",
+    Protocol(
+        finding="F1",
+        question="How many fewer rollouts does FST need to reach RL's running peak?",
+        procedure=(
+            "fst and rl on every target and seed, equal rollouts. Curves are shares of exactly "
+            "right training answers, averaged over the RL steps of a cycle, a point standing at "
+            "the end of its window. RL's peak is the highest point of its curve; the figure is the "
+            "rollouts RL had spent there over the rollouts, fast phase included, that FST had "
+            f"spent when it first reached that level. Runs where RL never gets {LEARNS:.0%} right "
+            "have no peak to reach: they are counted apart."
+        ),
+        paper={"CodeIO": "3.0×", "Polaris math": "1.4×", "HoVer-hard": "3.0×"},
+        measure="median of rollouts RL / rollouts FST",
+        threshold=3.0,
+        neutral=1.0,
+    ),
+    pair_of_arms,
+    _sample_efficiency,
+)
+
+
+# -- F2 ---------------------------------------------------------------------------------------
+
+
+def _asymptote(scope: Scope, record: Record | None) -> Sigmoid | None:
+    if record is None or len(record.curve) < 4:
+        return None
+    return fit([p.rollouts for p in record.curve], [p.exact for p in record.curve])
+
+
+def _ceiling(scope: Scope, found: Lookup) -> Answer:
+    fits = {
+        (arm, *unit): _asymptote(scope, found(scope.cell(arm, *unit)))
+        for unit in scope.units
+        for arm in ("fst", "rl")
+    }
+
+    def gap(target: Target, seed: int) -> float | None:
+        ours, theirs = fits["fst", target, seed], fits["rl", target, seed]
+        return None if ours is None or theirs is None else ours.asymptote - theirs.asymptote
+
+    rows = [
+        (
+            f"{name_of(target)}, seed {seed}",
+            *(
+                cell
+                for arm in ("fst", "rl")
+                for f in [fits[arm, target, seed]]
+                for cell in (("–", "–") if f is None else (percent(f.asymptote), f"{f.error:.3f}"))
+            ),
+        )
+        for target, seed in scope.units
+    ]
+    return Answer(
+        groups=scope.each(gap),
+        words="An RL curve that still rises when its budget ends has an uncertain asymptote.",
+        grid=Grid(("run", "A of FST", "residual", "A of RL", "residual"), tuple(rows)),
+        figures=curves_figure(scope, found, "ceiling", pair_of_arms(scope)),
+    )
+
+
+CEILING = Study(
+    "ceiling",
+    Protocol(
+        finding="F2",
+        question="Does FST's learning curve end higher than RL's?",
+        procedure=(
+            "The cells of sample-efficiency. R − R₀ = (A − R₀) / (1 + (C_mid / C)^B) is fitted to "
+            "every curve by least squares, unsmoothed, with R₀ and A between 0 and 1 and C_mid "
+            "within the budget; the figure is A of FST minus A of RL, run by run. The curve is the "
+            "share of exactly right training answers on fresh samples."
+        ),
+        paper={
+            "CodeIO": "A above RL's",
+            "Polaris math": "A above RL's",
+            "HoVer-hard": "A above RL's",
+        },
+        measure="mean of A(FST) − A(RL)",
+        threshold=0.0,
+        neutral=0.0,
+    ),
+    pair_of_arms,
+    _ceiling,
+)
+
+
+# -- F7 ---------------------------------------------------------------------------------------
+
+NO_PARTIAL = {
+    "task": {"reward": "exact"},
+    "sampling": {"failure_score": 0.0, "partial_credit": 0.0},
+}
+"""All or nothing: what is not exactly right earns 0, like what cannot be read."""
+
+
+def _exact_pair(scope: Scope) -> list[Cell]:
+    return [scope.cell(arm, *unit, **NO_PARTIAL) for unit in scope.units for arm in ("fst", "rl")]
+
+
+def _signal(scope: Scope, found: Lookup, arm: str, target: Target, seed: int) -> float | None:
+    """Rollouts to the first signal; infinite where there is none; ``None`` of a failed run."""
+    [cell] = [
+        c
+        for c in _exact_pair(scope)
+        if (c.config.arm, c.config.task.options["target"], c.config.seed) == (arm, target, seed)
+    ]
+    curve = curve_of(scope, found(cell))
+    if curve is None:
+        return None
+    there = reaching(curve, LEARNS)
+    return float("inf") if there is None else float(there.rollouts)
+
+
+def _zero_reward(scope: Scope, found: Lookup) -> Answer:
+    from optimizers.plan import total_rollouts
+
+    limit = float(total_rollouts(scope.base))
+
+    def sooner(target: Target, seed: int) -> float | None:
+        rl, fst = (_signal(scope, found, arm, target, seed) for arm in ("rl", "fst"))
+        if rl is None or fst is None or rl == fst == float("inf"):
+            return None
+        # Where RL sees nothing within its budget, the budget is the least it would have taken.
+        return 0.0 if fst == float("inf") else min(rl, limit) / fst
+
+    silent = {"rl": 0, "fst": 0}
+    rows: list[tuple[str, ...]] = []
+    for target, seed in scope.units:
+        shown: list[str] = []
+        for arm in ("fst", "rl"):
+            after = _signal(scope, found, arm, target, seed)
+            silent[arm] += after == float("inf")
+            shown.append(
+                "–" if after is None else "never" if after == float("inf") else number(after)
+            )
+        ratio = sooner(target, seed)
+        rows.append(
+            (f"{name_of(target)}, seed {seed}", *shown, "–" if ratio is None else f"{ratio:.1f}×")
+        )
+    runs = len(scope.units)
+    return Answer(
+        groups=scope.each(sooner),
+        words=(
+            f"RL saw no signal at all in {silent['rl']} of {runs} runs, FST in {silent['fst']}; "
+            "where RL saw none, its whole budget stands for it, so the figure is a lower bound."
+        ),
+        grid=Grid(("run", "FST: rollouts to 5 %", "RL: rollouts to 5 %", "sooner"), tuple(rows)),
+        figures=curves_figure(scope, found, "zero-reward", _exact_pair(scope)),
+        statistic=median,
+        more={"rl_silent": silent["rl"] / runs, "fst_silent": silent["fst"] / runs},
+    )
+
+
+ZERO_REWARD = Study(
+    "zero-reward",
+    Protocol(
+        finding="F7",
+        question="How much sooner does FST find a first signal where the base policy earns nothing?",
+        procedure=(
+            "fst and rl with all-or-nothing reward: under the seed instruction the base policy is "
+            "right less than once in a thousand answers. The first signal is where the smoothed "
+            f"share of right answers reaches {LEARNS:.0%}; the figure is RL's rollouts to it over "
+            "FST's. Runs where neither finds one are left out and counted."
+        ),
+        paper={
+            "star-graph search": "signal at step ~50 against ~250",
+            "at step 300": "0.8 against 0.4",
+        },
+        measure="median of rollouts RL / rollouts FST to the first signal",
+        threshold=5.0,
+        neutral=1.0,
+    ),
+    _exact_pair,
+    _zero_reward,
+)

@@ -1,0 +1,171 @@
+"""What a comparison or a study found, as a web page, as a README with figures, and as a table."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from rich.table import Table
+
+from experiments.charts import Series
+from fst_agents import __file__ as package
+
+COLORS: Mapping[str, str] = {
+    "fst": "c2",
+    "rl": "c1",
+    "gepa": "c4",
+    "sequential": "c3",
+    "distill": "c5",
+}
+"""An arm has the same colour everywhere."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart as :func:`experiments.charts.line_chart` draws it, and what its colours mean."""
+
+    name: str
+    title: str
+    about: str
+    svg: str
+    legend: tuple[Series, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; the first column is text, the others are numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, paragraphs, and perhaps a table and figures."""
+
+    title: str
+    texts: tuple[str, ...] = ()
+    grid: Grid | None = None
+    figures: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that is written down of one comparison or study."""
+
+    title: str
+    headline: str
+    sections: tuple[Section, ...]
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def write_page(page: Page, folder: Path, name: str) -> Path:
+    """Write ``index.html``, which loads nothing, and ``README.md`` with its figures as files.
+
+    Returns the path of the HTML page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = templates.get_template("study.css").render()
+    template = templates.get_template("study.html.j2")
+    html = template.render(page=page, style=Markup(style), name=name, markup=Markup)
+    path = folder / "index.html"
+    path.write_text(html, encoding="utf-8")
+    for section in page.sections:
+        for figure in section.figures:
+            text = _standalone(figure, style)
+            (folder / f"{figure.name}.svg").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(markdown(page), encoding="utf-8")
+    return path
+
+
+def markdown(page: Page) -> str:
+    """The page as Markdown; figures are beside it as ``<name>.svg``."""
+    out = [f"# {page.title}", page.headline]
+    if page.facts:
+        out.append(_markdown(Grid(("", ""), tuple(page.facts.items()))))
+    for section in page.sections:
+        out += [f"## {section.title}", *section.texts]
+        if section.grid is not None:
+            out.append(_markdown(section.grid))
+        for figure in section.figures:
+            names = ", ".join(f"{s.name} ({COLOR_NAMES[s.color]})" for s in figure.legend)
+            out += [
+                f"{figure.title}. {figure.about}",
+                f"![{figure.title}]({figure.name}.svg)",
+                names,
+            ]
+    return "\n\n".join(out) + "\n"
+
+
+COLOR_NAMES: Mapping[str, str] = {
+    "c1": "blue", "c2": "orange", "c3": "green", "c4": "violet", "c5": "ochre", "c6": "pink",
+    "rest": "grey",
+}  # fmt: skip
+
+
+def console_table(grid: Grid, title: str) -> Table:
+    """The table for a terminal."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(grid.columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in grid.rows:
+        table.add_row(*row)
+    return table
+
+
+def run_facts(command: str, seconds: float) -> dict[str, str]:
+    """How something was made: command, machine, time, commit."""
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    memory = psutil.virtual_memory().total / 2**30
+    machine = f"{platform.machine()}, {cores} cores, {memory:.0f} GB, {platform.system()}"
+    return {
+        "command": f"`{command}`",
+        "machine": machine,
+        "time": f"{seconds / 60:.1f} minutes, cells that were there already not counted",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The checkout's commit, and whether it was changed since; installed packages have none."""
+    here = Path(str(package)).parent
+    git = ["git", "-C", str(here)]
+    try:
+        name = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "none: not a checkout"
+    return name.stdout.strip() + (" with changes" if dirty.stdout.strip() else "")
+
+
+def _markdown(grid: Grid) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+    rule = "|" + "|".join(["---", *["---:"] * (len(grid.columns) - 1)]) + "|"
+    return "\n".join([line(grid.columns), rule, *map(line, grid.rows)])
+
+
+def _standalone(figure: Figure, style: str) -> str:
+    """An SVG that is a file of its own carries its style and its background."""
+    head, _, body = figure.svg.partition(">")
+    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    ground = '<rect width="100%" height="100%" style="fill: var(--card)"/>'
+    return f"{head}><style>{style}</style>{ground}{body}"

@@ -1,0 +1,183 @@
+"""``fst study``: run the cells that studies need, and say of each finding whether it holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.charts import number
+from experiments.studies.cells import Cell, settings
+from experiments.studies.grid import Records, RunCell, claim, run_grid
+from experiments.studies.inference import Estimate
+from experiments.studies.page import Grid, Page, Section, run_facts, write_page
+from experiments.studies.processes import Processes
+from experiments.studies.protocol import Answer, Judgement, Lookup, Study, judge
+from experiments.studies.scope import Scope, name_of
+from experiments.studies.track import track
+from fst_agents.json_files import write_json
+from fst_agents.redaction import public_config
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A study with its answer."""
+
+    study: Study
+    answer: Answer
+    judgement: Judgement
+    result: dict[str, Any]
+
+
+def run_studies(
+    studies: Sequence[Study],
+    scope: Scope,
+    out: Path,
+    *,
+    command: str,
+    jobs: int = 1,
+    note: Note = lambda _: None,
+    run: RunCell | None = None,
+) -> dict[str, Any]:
+    """Run what is missing and answer every study; each gets a folder in ``out``.
+
+    A cell that several studies need runs once. One study gives its own JSON object, several one
+    object with all of them under ``studies``.
+
+    Args:
+        run: how a cell is run; a process of its own by default.
+
+    Raises:
+        ConfigError: ``out`` holds results of another configuration, or something else.
+    """
+    started = time.monotonic()
+    claim(out, {"study": True, **settings(scope.base)})
+    cells = [cell for study in studies for cell in study.cells(scope)]
+    with closing(Processes(out)) as processes:
+        runner: RunCell = processes if run is None else run
+        records = run_grid(cells, out, runner, jobs=jobs, note=note)
+    facts = run_facts(command, time.monotonic() - started)
+    told = [tell(study, scope, records) for study in studies]
+    for one in told:
+        folder = out / one.study.name
+        one.result["report"] = str(write_page(study_page(one, facts), folder, one.study.name))
+        write_json(folder / "result.json", one.result)
+    if len(told) > 1:
+        write_page(overview(told, facts), out, "fst study")
+    name = told[0].study.name if len(told) == 1 else "all"
+    public = public_config(scope.base)
+    hint = track(out, f"study {name}", records, public, scope.track)
+    if len(told) == 1:
+        return {**told[0].result, "mlflow": hint}
+    return {"studies": [one.result for one in told], "mlflow": hint}
+
+
+def tell(study: Study, scope: Scope, records: Records) -> Told:
+    """Read a study's answer off the records, and judge it."""
+    own = {cell.key: records[cell.key] for cell in needed(study.cells(scope))}
+    failed = sum(not record.ok for record in own.values())
+    answer = study.answer(scope, Lookup(records))
+    judgement = judge(study.protocol, answer, failed)
+    result = {
+        "study": study.name,
+        "finding": study.protocol.finding,
+        "paper": dict(study.protocol.paper),
+        "ours": _ours(judgement.estimate),
+        "measure": study.protocol.measure,
+        "holds": judgement.verdict == "holds",
+        "verdict": judgement.verdict,
+        "words": words(study, judgement, failed),
+        "n": {
+            "targets": sum(bool(group) for group in answer.groups),
+            "seeds": len(scope.seeds),
+            "values": sum(map(len, answer.groups)),
+        },
+        "failed": failed,
+        "more": dict(answer.more),
+        "cells": [record.summary for record in own.values()],
+    }
+    return Told(study, answer, judgement, result)
+
+
+def needed(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells and those that they start from."""
+    return [one for cell in cells for one in ([cell.start, cell] if cell.start else [cell])]
+
+
+def words(study: Study, judgement: Judgement, failed: int) -> str:
+    """The verdict as a sentence."""
+    protocol, estimate = study.protocol, judgement.estimate
+    if estimate is None:
+        return f"{protocol.finding} cannot be told: no run had a value to measure."
+    figure = f"{number(estimate.mean)} [{number(estimate.low)}, {number(estimate.high)}]"
+    sign = "at least" if protocol.larger else "at most"
+    asked = f"{protocol.measure}: {figure}, asked for {sign} {number(protocol.threshold)}"
+    if failed:
+        return f"{protocol.finding} cannot be told, {failed} cell(s) failed. {asked}."
+    return f"{protocol.finding} {judgement.verdict}. {asked}."
+
+
+def overview_grid(results: Sequence[Mapping[str, Any]]) -> Grid:
+    """The paper's figure beside ours, a row per study."""
+    rows = [
+        (
+            f"{r['finding']} {r['study']}",
+            "; ".join(f"{k}: {v}" for k, v in r["paper"].items()),
+            _figure(r["ours"]),
+            r["measure"],
+            r["verdict"],
+        )
+        for r in results
+    ]
+    return Grid(("finding", "the paper", "ours [95 %]", "measure", "verdict"), tuple(rows))
+
+
+def study_page(told: Told, facts: Mapping[str, str]) -> Page:
+    """Question, protocol, answer, runs."""
+    protocol = told.study.protocol
+    result = told.result
+    scope = f"{result['n']['targets']} targets, {result['n']['seeds']} seed(s)"
+    sections = [
+        Section("Protocol, fixed beforehand", (protocol.question, protocol.procedure)),
+        Section("The paper's figure beside ours", (told.answer.words,), overview_grid([result])),
+        Section("Runs", (f"Measured on {scope}.",), told.answer.grid, told.answer.figures),
+    ]
+    failed = [f"{c['label']}: {c['error']}" for c in result["cells"] if "error" in c]
+    if failed:
+        sections.append(Section("Failed cells", tuple(failed)))
+    return Page(f"{protocol.finding}: {told.study.name}", result["words"], tuple(sections), facts)
+
+
+def overview(told: Sequence[Told], facts: Mapping[str, str]) -> Page:
+    """All findings on one page."""
+    results = [one.result for one in told]
+    held = sum(result["holds"] for result in results)
+    headline = f"{held} of {len(results)} findings hold."
+    texts = tuple(result["words"] for result in results)
+    sections = (
+        Section("The paper's figures beside ours", (), overview_grid(results)),
+        Section("In words", texts),
+    )
+    return Page("Learning fast and slow: the findings", headline, sections, facts)
+
+
+def scope_line(scope: Scope) -> str:
+    """What will be run on, for standard error."""
+    return f"{len(scope.seeds)} seed(s) of {'; '.join(map(name_of, scope.targets))}"
+
+
+def _ours(estimate: Estimate | None) -> dict[str, float | None]:
+    if estimate is None:
+        return {"estimate": None, "low": None, "high": None}
+    return {"estimate": estimate.mean, "low": estimate.low, "high": estimate.high}
+
+
+def _figure(ours: Mapping[str, float | None]) -> str:
+    if ours["estimate"] is None or ours["low"] is None or ours["high"] is None:
+        return "–"
+    return f"{number(ours['estimate'])} [{number(ours['low'])}, {number(ours['high'])}]"

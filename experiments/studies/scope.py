@@ -1,0 +1,164 @@
+"""What the studies run on: the fixed targets, the seeds, and the settings that all cells share."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.check import check
+from experiments.compare import untracked
+from experiments.studies.cells import Cell, Stages
+from fst_agents.config import Arm, RunConfig, TrackConfig
+from fst_agents.errors import ConfigError
+
+Target = tuple[str, ...]
+
+TARGETS = Path(__file__).parents[1] / "targets.toml"
+
+SEEDS, QUICK_SEEDS = 5, 1
+QUICK_CYCLES = 9
+"""A quick study's budget in cycles of fst: enough for RL to leave zero, too little to finish."""
+STAGE_CYCLES = 6
+"""Cycles on each rule of a run whose task changes."""
+UNREACHABLE = 2.0
+"""``budget.enough`` of a run that must not end before its budget does."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The content of targets.toml."""
+
+    reported: tuple[Target, ...]
+    quick: tuple[Target, ...]
+    development: tuple[Target, ...]
+    rl_learning_rate: float
+
+
+def read_targets(file: Path = TARGETS) -> Fixed:
+    """The targets that were fixed before any study was run."""
+    data = tomllib.loads(file.read_text(encoding="utf-8"))
+
+    def rules(name: str) -> tuple[Target, ...]:
+        return tuple(tuple(target) for target in data[name])
+
+    return Fixed(
+        rules("reported"), rules("quick"), rules("development"), float(data["rl_learning_rate"])
+    )
+
+
+def take_targets(
+    accuracy: Mapping[str, float], development: Sequence[Target], count: int
+) -> list[Target]:
+    """The middles of ``count`` equal parts of the held-out pairs in order of their accuracy.
+
+    Args:
+        accuracy: under the right instruction, by pair (``"reverse > double"``).
+        development: pairs to leave out.
+    """
+    left = [pair for pair in accuracy if tuple(pair.split(" > ")) not in set(development)]
+    order = sorted(left, key=lambda pair: (accuracy[pair], pair))
+    places = [(2 * part + 1) * len(order) // (2 * count) for part in range(count)]
+    return [tuple(order[place].split(" > ")) for place in places]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a study is run on. ``base`` is a checked configuration; cells differ from it only in
+    what a study changes, and the ``rl`` arm by a learning rate of its own."""
+
+    base: RunConfig
+    targets: tuple[Target, ...]
+    seeds: tuple[int, ...]
+    rl_learning_rate: float | None = None
+    track: TrackConfig = TrackConfig()
+
+    def cell(
+        self,
+        arm: Arm,
+        target: Target,
+        seed: int,
+        *,
+        start: Cell | None = None,
+        stages: Stages | None = None,
+        **changes: Mapping[str, Any],
+    ) -> Cell:
+        """A cell of this scope; ``changes`` are keys of sections, by section."""
+        keys: dict[str, dict[str, Any]] = {"task": {"target": target}}
+        if arm == "rl" and self.rl_learning_rate is not None:
+            keys["slow"] = {"learning_rate": self.rl_learning_rate}
+        for name, more in changes.items():
+            keys[name] = {**keys.get(name, {}), **more}
+        sections = {
+            name: getattr(self.base, name).model_copy(update=own) for name, own in keys.items()
+        }
+        config = self.base.model_copy(update={"arm": arm, "seed": seed, **sections})
+        return Cell(config, start, stages)
+
+    def each(self, value: Callable[[Target, int], float | None]) -> list[list[float]]:
+        """A value of every target and seed, grouped by target; ``None`` is left out."""
+        return [
+            [v for seed in self.seeds if (v := value(target, seed)) is not None]
+            for target in self.targets
+        ]
+
+    @property
+    def units(self) -> list[tuple[Target, int]]:
+        """Every target with every seed."""
+        return [(target, seed) for target in self.targets for seed in self.seeds]
+
+    def following(self, target: Target, places: int = 1) -> Target:
+        """The target some places further in the list of this scope, which is a ring."""
+        at = self.targets.index(target) + places
+        return self.targets[at % len(self.targets)]
+
+
+def name_of(target: Target) -> str:
+    """``reverse → decrement``."""
+    return " → ".join(target)
+
+
+def make_scope(
+    overrides: Sequence[str] = (),
+    *,
+    quick: bool = False,
+    targets: int | None = None,
+    seeds: int | None = None,
+) -> Scope:
+    """The reported targets, or the first ``targets`` of them, under settings that have been checked.
+
+    Raises:
+        ConfigError: everything wrong with the counts and the overrides.
+    """
+    fixed = read_targets()
+    offered = fixed.quick if quick else fixed.reported
+    wanted = len(offered) if targets is None else targets
+    problems: list[str] = []
+    if not 1 <= wanted <= len(offered):
+        problems.append(f"--targets: got {targets}, expected 1 to {len(offered)}")
+    if seeds is not None and seeds < 1:
+        problems.append(f"--seeds: got {seeds}, expected at least 1")
+    data: dict[str, Any] = {"task": {"name": "digits"}, "serve": {"host": "local"}}
+    if quick:
+        data["budget"] = {"cycles": QUICK_CYCLES}
+    config: RunConfig | None = None
+    try:
+        config = check(data, overrides)
+    except ConfigError as error:
+        problems += error.problems
+    if config is not None and config.task.name != "digits":
+        problems.append(f"task.name: the targets are rules of 'digits'; got {config.task.name!r}")
+    if problems or config is None:
+        raise ConfigError(problems)
+    own_rate = any(text.partition("=")[0].strip() == "slow.learning_rate" for text in overrides)
+    default = QUICK_SEEDS if quick else SEEDS
+    count = default if seeds is None else seeds
+    return Scope(
+        base=untracked(config),
+        targets=offered[:wanted],
+        seeds=tuple(range(config.seed, config.seed + count)),
+        rl_learning_rate=None if own_rate else fixed.rl_learning_rate,
+        track=config.track,
+    )

@@ -1,0 +1,124 @@
+"""``fst study sweep``: the rl arm's own learning rate, chosen on targets that are never reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.charts import number, percent
+from experiments.studies.cells import Cell, Record, settings
+from experiments.studies.curves import peak
+from experiments.studies.grid import Records, RunCell, claim, run_grid
+from experiments.studies.learning import NO_PARTIAL, curve_of
+from experiments.studies.page import Grid, Page, Section, run_facts, write_page
+from experiments.studies.processes import Processes
+from experiments.studies.run import Note
+from experiments.studies.scope import Scope, read_targets
+
+RATES = (1e-4, 2e-4, 4e-4, 8e-4)
+REWARDS = ("partial", "exact")
+
+METHOD = (
+    "rl on the development rules, with partial credit and with all-or-nothing reward. Chosen: the "
+    "rate with the highest mean peak of smoothed right answers under partial credit, which is what "
+    "the studies train on.",
+)
+
+
+def sweep_cells(scope: Scope) -> dict[tuple[str, float], list[Cell]]:
+    """(reward, rate) → its cells, one per development rule and seed."""
+    rules = replace(scope, targets=read_targets().development)
+
+    def cells(reward: str, rate: float) -> list[Cell]:
+        changes: Mapping[str, Mapping[str, Any]] = NO_PARTIAL if reward == "exact" else {}
+        return [
+            rules.cell("rl", *unit, **{**changes, "slow": {"learning_rate": rate}})
+            for unit in rules.units
+        ]
+
+    return {(reward, rate): cells(reward, rate) for reward, rate in product(REWARDS, RATES)}
+
+
+def sweep(
+    scope: Scope,
+    out: Path,
+    *,
+    command: str,
+    jobs: int = 1,
+    note: Note = lambda _: None,
+    run: RunCell | None = None,
+) -> dict[str, Any]:
+    """Run the sweep; the JSON object has the chosen rate and a row per setting.
+
+    Raises:
+        ConfigError: ``out`` holds results of another configuration, or something else.
+    """
+    started = time.monotonic()
+    claim(out, {"study": True, **settings(scope.base)})
+    table = sweep_cells(scope)
+    with closing(Processes(out)) as processes:
+        runner: RunCell = processes if run is None else run
+        cells = [cell for own in table.values() for cell in own]
+        records = run_grid(cells, out, runner, jobs=jobs, note=note)
+    rows = [_row(scope, *setting, own, records) for setting, own in table.items()]
+    best = choose(rows)
+    result: dict[str, Any] = {"study": "sweep", "learning_rate": best, "rows": rows}
+    facts = run_facts(command, time.monotonic() - started)
+    headline = (
+        "No rate could be chosen." if best is None else f"The rl arm learns best at {best:g}."
+    )
+    section = Section("Rates", METHOD, sweep_grid(rows))
+    page = Page("The rl arm's learning rate", headline, (section,), facts)
+    result["report"] = str(write_page(page, out / "sweep", "sweep"))
+    return result
+
+
+def choose(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The rate with the highest mean peak under partial credit; the lower one of equals."""
+    whole = [r for r in rows if r["reward"] == "partial" and r["peak"] is not None]
+    if not whole:
+        return None
+    return min(whole, key=lambda r: (-r["peak"], r["learning_rate"]))["learning_rate"]
+
+
+def sweep_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
+    """A row per reward and rate."""
+    columns = ("reward", "rate", "mean peak", "mean final score", "mean KL", "runs", "failed")
+    return Grid(
+        columns,
+        tuple(
+            (
+                r["reward"],
+                f"{r['learning_rate']:g}",
+                *("–" if r[k] is None else percent(r[k]) for k in ("peak", "score")),
+                "–" if r["kl"] is None else number(r["kl"]),
+                str(r["runs"]),
+                str(r["failed"]),
+            )
+            for r in rows
+        ),
+    )
+
+
+def _row(
+    scope: Scope, reward: str, rate: float, cells: Sequence[Cell], records: Records
+) -> dict[str, Any]:
+    """Means over the runs that did not fail; with a failed one there is no mean to choose by."""
+    done: list[Record] = [r for cell in cells if (r := records[cell.key]).ok]
+    whole = len(done) == len(cells)
+    peaks = [top.exact if (top := peak(curve_of(scope, r) or ())) else 0.0 for r in done]
+    return {
+        "reward": reward,
+        "learning_rate": rate,
+        "peak": fmean(peaks) if whole else None,
+        "score": fmean(r.final for r in done) if whole else None,
+        "kl": fmean(float(r.result["kl"]) for r in done) if whole else None,
+        "runs": len(done),
+        "failed": len(cells) - len(done),
+    }

@@ -1,0 +1,261 @@
+"""A server that dies in the middle comes back once: a real process that stands in for vLLM."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import fake_server
+import psutil
+import pytest
+from checkpoints import save_adapter
+from fake_server import Prompt
+
+from fst_agents.errors import ServingError
+from fst_agents.serving import vllm_process, vllm_settings
+from fst_agents.serving.vllm_host import VllmHost
+from fst_agents.serving.vllm_process import VllmServer
+from fst_agents.serving.vllm_settings import ServerSettings
+from fst_agents.types import Completion, Policy, Sampling
+
+SAMPLING = Sampling(max_tokens=1)
+
+
+def until(true: Callable[[], object], within: float = 20.0) -> None:
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(settings: ServerSettings, name: str, address: list[str]) -> list[str]:
+        line = vllm_settings.command(settings, name, address)
+        module = line.index("-m")
+        return [sys.executable, fake_server.__file__, *line[module + 2 :]]
+
+    monkeypatch.setattr(vllm_process, "command", command)
+
+
+@pytest.fixture
+def host(stand_in: None, tied: Path, tmp_path: Path) -> Iterator[VllmHost]:
+    settings = ServerSettings(str(tied), tmp_path, accelerator=False, lora_rank=8)
+    host = VllmHost.start(Policy(str(tied)), settings)
+    yield host
+    host.close()
+
+
+def server_of(host: VllmHost) -> VllmServer:
+    assert host.server is not None
+    return host.server
+
+
+def kill(host: VllmHost) -> None:
+    """SIGKILL to the server itself, not to its guardian."""
+    (process,) = [p for p in map(psutil.Process, server_of(host).pids()) if serves(p)]
+    process.kill()
+
+
+def serves(process: psutil.Process) -> bool:
+    return process.cmdline()[1:2] == [fake_server.__file__]
+
+
+def in_flight(host: VllmHost) -> Future[Completion]:
+    future = host.submit((Prompt.WAIT, 1), SAMPLING)
+    until(lambda: "waiting" in server_of(host).log.read_text())
+    return future
+
+
+def ask(host: VllmHost) -> Completion:
+    return host.submit((1, 2), SAMPLING).result(timeout=20)
+
+
+def starts(host: VllmHost) -> int:
+    return server_of(host).log.read_text().count("started")
+
+
+def post(host: VllmHost, path: str) -> None:
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(server_of(host).url.removeprefix("unix:"))
+    connection.request("POST", path, "{}", {"Authorization": f"Bearer {server_of(host).key}"})
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_a_death_fails_what_is_in_flight_and_the_next_request_is_served(
+    host: VllmHost, tied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = save_adapter(tied, tmp_path / "adapter", seed=1)
+    host.update(Policy(str(tied), adapter=adapter, version=3))
+    url, key = server_of(host).url, server_of(host).key
+    future = in_flight(host)
+    with caplog.at_level(logging.WARNING):
+        kill(host)
+        with pytest.raises(ServingError):
+            future.result(timeout=10)
+        assert ask(host).policy_version == 3
+    assert (server_of(host).url, server_of(host).key) == (url, key)
+    log = server_of(host).log
+    assert log.read_text().count("loaded adapter") == 2
+    assert starts(host) == 2
+    assert str(log) in caplog.text
+    assert key not in caplog.text + log.read_text()
+
+
+def test_a_death_between_requests_is_not_noticed_by_them(host: VllmHost) -> None:
+    kill(host)
+    until(lambda: not server_of(host).running)
+    assert ask(host).token_ids == (7,)
+
+
+def test_a_death_during_an_update_does_not_lose_the_update(
+    host: VllmHost, tied: Path, tmp_path: Path
+) -> None:
+    post(host, "/die_on_load")
+    adapter = save_adapter(tied, tmp_path / "adapter", seed=1)
+    host.update(Policy(str(tied), adapter=adapter, version=1))
+    assert (ask(host).policy_version, starts(host)) == (1, 2)
+
+
+def test_requests_behind_a_death_wait_for_the_restart(host: VllmHost) -> None:
+    future = in_flight(host)
+    kill(host)
+    with pytest.raises(ServingError):
+        future.result(timeout=10)
+    futures = [host.submit((i, 2), SAMPLING) for i in range(1, 20)]
+    assert {f.result(timeout=20).token_ids for f in futures} == {(7,)}
+    assert starts(host) == 2
+
+
+def test_the_second_death_is_final_and_says_so(host: VllmHost, tied: Path) -> None:
+    for _ in range(2):
+        kill(host)
+        until(lambda: not server_of(host).running)
+        future = host.submit((1, 2), SAMPLING)
+        until(future.done)
+    for _ in range(2):
+        with pytest.raises(ServingError, match="died a second time in this run"):
+            ask(host)
+    with pytest.raises(ServingError, match="died a second time in this run"):
+        host.update(Policy(str(tied), version=1))
+    assert starts(host) == 2
+    assert server_of(host).pids() == []
+
+
+def test_a_restart_that_fails_says_why(host: VllmHost, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    kill(host)
+    until(lambda: not server_of(host).running)
+    with pytest.raises(ServingError, match="it is broken"):
+        ask(host)
+    with pytest.raises(ServingError, match="it is broken"):
+        ask(host)
+
+
+def test_an_error_of_a_living_server_does_not_restart_it(host: VllmHost) -> None:
+    with pytest.raises(ServingError, match="out of order"):
+        host.submit((Prompt.ERROR, 1), SAMPLING).result(timeout=10)
+    assert ask(host).token_ids == (7,)
+    assert starts(host) == 1
+
+
+def test_closing_during_a_restart_leaves_nothing(host: VllmHost, tmp_path: Path) -> None:
+    (tmp_path / "delay").write_text("60")
+    kill(host)
+    until(lambda: not server_of(host).running)
+    future = host.submit((1, 2), SAMPLING)
+    until(lambda: starts(host) == 2)
+    pids = server_of(host).pids()
+    assert pids
+    closing = threading.Thread(target=host.close)
+    closing.start()
+    closing.join(timeout=20)
+    assert not closing.is_alive()
+    with pytest.raises(ServingError, match="closed"):
+        future.result(timeout=5)
+    until(lambda: not any(map(psutil.pid_exists, pids)))
+
+
+def test_a_stopped_server_does_not_begin_again(host: VllmHost) -> None:
+    server_of(host).stop()
+    with pytest.raises(ServingError, match="has been stopped"):
+        server_of(host).begin()
+
+
+def test_a_folder_that_somebody_else_made_is_not_used(host: VllmHost) -> None:
+    """The name of the socket's folder is known once it has been used."""
+    server = server_of(host)
+    server.end()
+    folder = Path(server.url.removeprefix("unix:")).parent
+    folder.mkdir()
+    with pytest.raises(ServingError, match="is there already"):
+        server.begin()
+    folder.rmdir()
+
+
+def test_nobody_else_may_enter_the_folder_of_the_socket(host: VllmHost) -> None:
+    path = Path(server_of(host).url.removeprefix("unix:"))
+    assert path.is_socket()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_cannot_connect(host: VllmHost) -> None:
+    path = server_of(host).url.removeprefix("unix:")
+    child = os.fork()
+    if child == 0:  # as nobody; whatever happens, this process must not go on as a test
+        code = 1
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            socket.socket(socket.AF_UNIX).connect(path)
+        except PermissionError:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.vllm
+def test_a_real_server_whose_engine_is_killed_comes_back(tied: Path, tmp_path: Path) -> None:
+    settings = ServerSettings(str(tied), tmp_path, accelerator=False, lora_rank=8)
+    host = VllmHost.start(Policy(str(tied)), settings)
+    try:
+        adapter = save_adapter(tied, tmp_path / "adapter", seed=1)
+        host.update(Policy(str(tied), adapter=adapter, version=1))
+        futures: list[Any] = [host.submit((i, 1), Sampling(max_tokens=200)) for i in range(64)]
+        engine(server_of(host)).send_signal(signal.SIGKILL)
+        started = time.monotonic()
+        for future in futures:
+            with pytest.raises(ServingError):
+                future.result(timeout=20)
+        assert time.monotonic() - started < 15
+        completion = host.submit((1, 2), Sampling(max_tokens=3)).result(timeout=200)
+        assert completion.policy_version == 1
+        engine(server_of(host)).send_signal(signal.SIGKILL)
+        with pytest.raises(ServingError):
+            host.submit((1, 2), Sampling(max_tokens=3)).result(timeout=60)
+        with pytest.raises(ServingError, match="second time"):
+            host.submit((1, 2), Sampling(max_tokens=3)).result(timeout=60)
+        pids = server_of(host).pids()
+    finally:
+        host.close()
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def engine(server: VllmServer) -> psutil.Process:
+    (found,) = [p for p in map(psutil.Process, server.pids()) if "VLLM::EngineCore" in p.name()]
+    return found
