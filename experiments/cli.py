@@ -116,27 +116,39 @@ def train(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="The least of everything: do all parts work?")
     ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the stopped run in this run directory.")
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """One run of a run file, or of a program of your own."""
+    """One run of a run file, or of a program of your own, or the rest of a stopped run."""
     from experiments.check import check as examine
     from experiments.demo import show
+    from experiments.train import resume as go_on
     from experiments.train import train as run
     from fst_agents.config import merge, read
 
     with command(as_json) as result:
-        if run_file is None and program is None:
+        given = [run_file, program, metric, data, model, reflection_lm]
+        if resume is not None and (smoke or any(value is not None for value in given)):
             raise ConfigError(
-                "nothing to train: give a run file, or --program, --metric and --data"
+                "--resume takes all but --set from the run directory; leave out the rest"
+            )
+        if resume is None and run_file is None and program is None:
+            raise ConfigError(
+                "nothing to train: give a run file, or --program, --metric and --data, or --resume"
             )
         options = {
             "task": {"program": program, "metric": metric, "data": data},
             "policy": {"model": model},
             "fast": {"reflection_lm": reflection_lm},
         }
-        given = merge({} if run_file is None else read(run_file), options)
-        result |= run(examine(given, overrides or [], small=smoke), err, stand_in=smoke)
+        if resume is not None:
+            result |= go_on(resume, overrides or [], err)
+        else:
+            content = merge({} if run_file is None else read(run_file), options)
+            result |= run(examine(content, overrides or [], small=smoke), err, stand_in=smoke)
     if not as_json:
         show(result, Console())
 
@@ -263,8 +275,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Arms × seeds on equal rollouts: a table with intervals and paired tests."""
-    from experiments.compare import arms_grid, pairs_grid, plan_comparison
     from experiments.compare import compare as run
+    from experiments.compare import plan_comparison
+    from experiments.studies.comparison_page import arms_grid, pairs_grid
     from experiments.studies.page import console_table
     from fst_agents.config import read
 
@@ -306,10 +319,13 @@ def study(
     with command(as_json) as result:
         studies = [] if name == SWEEP else chosen(name)
         scope = make_scope(overrides or [], quick=quick, targets=targets, seeds=seeds)
-        how = {"command": _command_line(), "jobs": jobs, "note": err.print}
+        line, say = _command_line(), err.print
         for one in studies:
-            err.print(f"[bold]{one.protocol.finding}[/] {one.name}: {one.protocol.procedure}")
-        result |= run_studies(studies, scope, folder, **how) if studies else sweep(scope, folder, **how)
+            say(f"[bold]{one.protocol.finding}[/] {one.name}: {one.protocol.procedure}")
+        if studies:
+            result |= run_studies(studies, scope, folder, command=line, jobs=jobs, note=say)
+        else:
+            result |= sweep(scope, folder, command=line, jobs=jobs, note=say)
     if not as_json:
         if studies:
             told = result.get("studies", [result])
@@ -327,17 +343,20 @@ def _command_line() -> str:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="Benchmark: rollouts, rollouts-local or slow-step.")],
+    name: Annotated[
+        str, typer.Argument(help="Benchmark: rollouts, rollouts-local, slow-step or resume.")
+    ],
     pairs: Annotated[int, typer.Option(min=1, help="Interleaved pairs of ours and peer.")] = 5,
+    kills: Annotated[int, typer.Option(min=1, help="resume: how often the run is killed.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """A ratio against a peer, measured in the same run."""
+    """A ratio against a peer, measured in the same run; or whether a killed run loses anything."""
     from experiments.bench import BENCHES
 
     with command(as_json) as result:
         if name not in BENCHES:
             raise ConfigError(f"no benchmark {name!r}; there are {', '.join(sorted(BENCHES))}")
-        result |= BENCHES[name](pairs)
+        result |= BENCHES[name](kills if name == "resume" else pairs)
     if not as_json:
         Console().print_json(data=result)
 

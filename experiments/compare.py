@@ -5,35 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.charts import duration, number, percent
 from experiments.check import check
-from experiments.studies.cells import FINAL, Cell, Record, settings
+from experiments.studies.cells import FINAL, Cell, Record, settings, untracked
+from experiments.studies.comparison_page import comparison_page
 from experiments.studies.curves import smooth
-from experiments.studies.figures import learning_figure
 from experiments.studies.grid import Records, RunCell, claim, run_grid
-from experiments.studies.page import Grid, Page, Section, run_facts, write_page
-from experiments.studies.processes import Processes
 from experiments.studies.inference import Difference, Estimate, bootstrap, paired
+from experiments.studies.page import run_facts, write_page
+from experiments.studies.processes import Processes
 from experiments.studies.track import track
 from fst_agents.config import ARMS, Arm, RunConfig
 from fst_agents.errors import ConfigError
 from fst_agents.redaction import public_config
 from optimizers.plan import total_rollouts
-
-METHOD = (
-    "Every arm has the same training and validation problems, seed by seed, and may spend the same "
-    "number of training rollouts; those of the fast phase count. An arm is judged by what it would "
-    "ship: trained weights under the evolved instruction (fst, sequential) or under the seed "
-    "instruction (rl, distill), base weights under the evolved instruction (gepa).",
-    "Intervals are 95 % bootstraps over seeds and the problems of each. Arms are compared on equal "
-    "seeds and problems; p is a two-sided sign-flip test over seeds, which with n seeds cannot "
-    "fall below 2 / 2ⁿ.",
-)
 
 
 @dataclass(frozen=True)
@@ -51,6 +40,8 @@ def plan_comparison(
 ) -> Comparison:
     """The cells of a comparison; seeds count up from the run file's own.
 
+    ``[distill]`` is for the distill arm: the other arms are compared without that stage.
+
     Raises:
         ConfigError: everything wrong with the arms, the seeds or the run file, of any arm.
     """
@@ -63,14 +54,15 @@ def plan_comparison(
         problems.append(f"--seeds: got {seeds}, expected at least 1")
     if problems:
         raise ConfigError(problems)
-    known = tuple(arm for name in arms for arm in ARMS if arm == name)
+    known: tuple[Arm, ...] = tuple(arm for name in arms for arm in ARMS if arm == name)
     found: list[str] = []
     cells: dict[tuple[Arm, int], Cell] = {}
     given = {key: value for key, value in data.items() if key != "run_dir"}
     base: RunConfig | None = None
     for arm in known:
         try:
-            config = check(given, [*overrides, f"arm={arm}"])
+            own = [] if arm == "distill" else ["distill.steps=0"]
+            config = check(given, [*overrides, f"arm={arm}", *own])
         except ConfigError as error:
             found += [f"{line} (arm {arm})" for line in error.problems]
             continue
@@ -85,12 +77,6 @@ def plan_comparison(
 
 def arms_unknown(arms: Sequence[str]) -> list[str]:
     return [arm for arm in arms if arm not in ARMS]
-
-
-def untracked(config: RunConfig) -> RunConfig:
-    """A cell's configuration: the grid tracks it (:mod:`experiments.studies.track`)."""
-    off = config.track.model_copy(update={"enabled": False})
-    return config.model_copy(update={"track": off, "run_dir": None})
 
 
 def compare(
@@ -119,8 +105,14 @@ def compare(
         runner: RunCell = processes if run is None else run
         records = run_grid(cells, out, runner, jobs=jobs, note=note)
     result = summarize(comparison, records)
-    page = _page(comparison, records, result, run_facts(command, time.monotonic() - started))
-    result["report"] = str(write_page(page, out, "fst compare"))
+    window = comparison.base.slow.steps_per_cycle
+    curves = {
+        arm: [smooth(r.curve, window) for r in _done(comparison, records, arm).values()]
+        for arm in comparison.arms
+    }
+    page = comparison_page(_title(comparison), result, curves, window)
+    facts = run_facts(command, time.monotonic() - started)
+    result["report"] = str(write_page(replace(page, facts=facts), out, "fst compare"))
     public = public_config(comparison.base)
     result["mlflow"] = track(out, f"compare {out.name}", records, public, comparison.base.track)
     return result
@@ -136,7 +128,7 @@ def summarize(comparison: Comparison, records: Records) -> dict[str, Any]:
             "score": _estimate(done),
             "cell": FINAL[arm],
             "kl": _mean(r.result.get("kl") for r in done.values()),
-            "retention_change": _mean(retention_change(r) for r in done.values()),
+            "retention_change": _mean(r.retention_change for r in done.values()),
             "rollouts": _mean(_rollouts(r) for r in done.values()),
             "seconds": _mean(r.result.get("seconds") for r in done.values()),
             "seeds": len(done),
@@ -154,14 +146,6 @@ def summarize(comparison: Comparison, records: Records) -> dict[str, Any]:
         "pairs": pairs,
         "cells": [record.summary for record in records.values()],
     }
-
-
-def retention_change(record: Record) -> float | None:
-    """How much better, or worse, other skills are after the run than before."""
-    kept = record.result.get("retention", {})
-    if kept.get("base") is None or kept.get("final") is None:
-        return None
-    return float(kept["final"]) - float(kept["base"])
 
 
 def _cells(comparison: Comparison, arm: Arm) -> list[Cell]:
@@ -208,92 +192,7 @@ def _mean(values: Any) -> float | None:
     return fmean(found) if found else None
 
 
-# -- for people -------------------------------------------------------------------------------
-
-
-def interval(found: Mapping[str, float] | None, show: Callable[[float], str] = percent) -> str:
-    """``93.0% [91.1%, 94.8%]``."""
-    if found is None:
-        return "–"
-    return f"{show(found['estimate'])} [{show(found['low'])}, {show(found['high'])}]"
-
-
-def points(value: float) -> str:
-    """A difference of shares in percentage points, signed."""
-    return f"{100 * value:+.1f}"
-
-
-def arms_grid(result: Mapping[str, Any]) -> Grid:
-    """One row per arm."""
-    columns = ("arm", "score", "other skills", "KL", "rollouts", "time", "seeds", "failed")
-    rows = [
-        (
-            arm,
-            interval(found["score"]),
-            _shown(found["retention_change"], points),
-            _shown(found["kl"], number),
-            _shown(found["rollouts"], lambda v: number(round(v))),
-            _shown(found["seconds"], duration),
-            str(found["seeds"]),
-            str(len(found["failed"])),
-        )
-        for arm, found in result["arms"].items()
-    ]
-    return Grid(columns, tuple(rows))
-
-
-def pairs_grid(result: Mapping[str, Any]) -> Grid:
-    """One row per pair of arms."""
-    rows = [
-        (
-            f"{pair['first']} − {pair['second']}",
-            interval(pair["difference"], points),
-            _shown(pair["p"], lambda p: f"{p:.3f}"),
-            str(pair["seeds"]),
-        )
-        for pair in result["pairs"]
-    ]
-    return Grid(("difference in points", "mean [95 %]", "p", "seeds"), tuple(rows))
-
-
-def _shown(value: float | None, show: Callable[[float], str]) -> str:
-    return "–" if value is None else show(value)
-
-
-def headline(result: Mapping[str, Any]) -> str:
-    """Who came first, and what failed."""
-    scored = {a: f["score"]["estimate"] for a, f in result["arms"].items() if f["score"]}
-    failed = sum(len(f["failed"]) for f in result["arms"].values())
-    text = "No arm has a result."
-    if scored:
-        best = max(scored, key=lambda arm: scored[arm])
-        text = f"{best} scores highest: {interval(result['arms'][best]['score'])}."
-    return text + (f" {failed} cell(s) failed and are in no mean." if failed else "")
-
-
-def _page(
-    comparison: Comparison, records: Records, result: Mapping[str, Any], facts: Mapping[str, str]
-) -> Page:
-    window = comparison.base.slow.steps_per_cycle
-    curves = {
-        arm: [smooth(r.curve, window) for r in _done(comparison, records, arm).values()]
-        for arm in comparison.arms
-    }
-    about = f"Share of training answers exactly right, mean over {window} RL steps and all seeds."
-    figures = learning_figure(
-        "learning", "Learning", about, curves, lambda p: p.exact, share=True
-    ) + learning_figure(
-        "drift", "Drift", "KL to the base in nats per token.", curves, lambda p: p.kl, share=False
-    )
-    failed = [f"{record.label}: {record.error}" for record in records.values() if not record.ok]
-    sections = [
-        Section("Arms", METHOD[:1], arms_grid(result)),
-        Section("Pairs", METHOD[1:], pairs_grid(result)),
-        Section("Curves", (), None, figures),
-    ]
-    if failed:
-        sections.append(Section("Failed cells", tuple(failed)))
+def _title(comparison: Comparison) -> str:
     target = comparison.base.task.options.get("target")
-    what = comparison.base.task.name if target is None else " → ".join(target)
-    title = f"{', '.join(comparison.arms)} on {what}"
-    return Page(title, headline(result), tuple(sections), facts)
+    task = comparison.base.task.name if target is None else " → ".join(target)
+    return f"{', '.join(comparison.arms)} on {task}"

@@ -23,7 +23,7 @@ from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.errors import ConfigError, ServingError
 from fst_agents.outcomes import FailureScores
 from fst_agents.rollouts import Limits, Runner
-from fst_agents.scoring import Scorer
+from fst_agents.scoring import Metric, Scorer
 from fst_agents.serving.choose import choose_host
 from fst_agents.types import Feedback, Outcome, Policy, Sampling
 from optimizers.evaluation import interval
@@ -135,8 +135,19 @@ def _on_lm(task: Task, config: RunConfig, name: str) -> list[_Run]:
         return list(pool.map(ask, jobs))
 
 
-def _metric(task: Task) -> Any:
-    return task.metric if task.eval_metric is None else task.eval_metric
+def _metric(task: Task) -> Metric:
+    """The score of the 2×2, beside the training reward and its objectives."""
+    if task.eval_metric is None:
+        return task.metric
+    strict, reward = Scorer(task.eval_metric), Scorer(task.metric)
+
+    def both(gold: dspy.Example, pred: dspy.Prediction, trace: object = None) -> dspy.Prediction:
+        said = reward(gold, pred, [])
+        objectives = {**said.objectives, "reward": said.score}
+        score = strict(gold, pred, []).score
+        return dspy.Prediction(score=score, feedback=said.text, objective_scores=objectives)
+
+    return both
 
 
 def _summary(config: RunConfig, lm: str | None, runs: Sequence[_Run]) -> dict[str, Any]:

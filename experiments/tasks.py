@@ -100,8 +100,9 @@ def smoke(config: RunConfig) -> RunConfig:
 
     One cycle of one RL step; two problems a batch, two candidates, four rollouts a problem.
     """
+    no_test = {} if config.task.program is not None else {"test_size": 0}
     updates: dict[str, dict[str, Any]] = {
-        "task": {"train_size": 8, "val_size": 4},
+        "task": {"train_size": 8, "val_size": 4, **no_test},
         "fast": {"population": 2, "rollouts": 12, "minibatch": 2},
         "slow": {"steps_per_cycle": 1, "batch_size": 2, "group_size": 4},
         "sampling": {"max_tokens": min(config.sampling.max_tokens, SMOKE_TOKENS)},

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fst_agents.errors import ConfigError
 
-Arm = Literal["fst", "rl", "gepa", "sequential"]
-ARMS: tuple[Arm, ...] = ("fst", "rl", "gepa", "sequential")
+Arm = Literal["fst", "rl", "gepa", "sequential", "distill"]
+ARMS: tuple[Arm, ...] = ("fst", "rl", "gepa", "sequential", "distill")
 
 
 Predictors = Literal["*"] | tuple[str, ...]
@@ -247,6 +247,18 @@ class SlowConfig(Section):
     )
 
 
+class DistillConfig(Section):
+    """``[distill]``: the finishing stage that folds the champion's instruction into the weights.
+    It is part of the budget: an arm has that many rollouts less for the rest.
+    """
+
+    steps: int | None = Field(
+        default=None, ge=0, description="Steps of it; default: 96 in the distill arm, else none."
+    )
+    samples: int = Field(default=2, ge=1, description="Answers per problem and step.")
+    learning_rate: float = Field(default=2e-4, gt=0, description="Learning rate of AdamW.")
+
+
 class BudgetConfig(Section):
     """``[budget]``: when a run ends. Every arm gets the same number of rollouts."""
 
@@ -298,7 +310,7 @@ class TrackConfig(Section):
 class RunConfig(Section):
     """A whole run file. Top-level keys stand before the first section."""
 
-    arm: Arm = Field(default="fst", description="fst, rl, gepa or sequential.")
+    arm: Arm = Field(default="fst", description="fst, rl, gepa, sequential or distill.")
     seed: int = Field(
         default=0, ge=0, description="Seed of data order, sampling and initialisation."
     )
@@ -315,6 +327,7 @@ class RunConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     fast: FastConfig = FastConfig()
     slow: SlowConfig = SlowConfig()
+    distill: DistillConfig = DistillConfig()
     budget: BudgetConfig = BudgetConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -423,6 +436,13 @@ def conflicts(config: RunConfig) -> list[str]:
             f"fast.population: K must divide slow.group_size (G); got K = {fast.population}, "
             f"G = {slow.group_size}; use K in {divisors}"
         )
+    if config.arm == "rl" and config.distill.steps:
+        problems.append(
+            f"distill.steps: got {config.distill.steps}, but the rl arm has no instruction to fold "
+            "into its weights; leave it out, or choose another arm"
+        )
+    if config.arm == "distill" and config.distill.steps == 0:
+        problems.append("distill.steps: got 0, but the distill arm is that stage; give at least 1")
     anchor = slow.batch_size * slow.steps_per_cycle
     if config.arm != "rl" and fast.rollouts < (fast.population + 1) * anchor:
         problems.append(

@@ -3,7 +3,8 @@
 A bad rollout is data: every failure is typed (:mod:`fst_agents.outcomes`), counted and kept.
 Failures of the task score what the runner is told (0 by default) and carry feedback that says what
 went wrong; failures of the infrastructure are tried again within a bound and then masked. A
-program that loses tokens is no bad rollout but a broken set-up, and raises.
+program or a metric that never comes back is given up, with its thread (:mod:`fst_agents.workers`).
+A program that loses tokens is no bad rollout but a broken set-up, and raises.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,13 @@ import dspy
 from fst_agents.dspy_bridge import RunnableProgram, named_predictors
 from fst_agents.dspy_engine import policy_lm
 from fst_agents.dspy_fixed import AdapterByModel, learning_predictors
+from fst_agents.dspy_recorder import RolloutRecorder, RolloutTimeout
 from fst_agents.outcomes import FailureScores, failure_feedback, judge
 from fst_agents.population import allocate
 from fst_agents.scoring import Metric, MetricError, Scorer
 from fst_agents.serving.host import PolicyHost
 from fst_agents.types import (
+    Call,
     Candidate,
     Feedback,
     Outcome,
@@ -35,17 +37,37 @@ from fst_agents.types import (
     RolloutGroup,
     Sampling,
 )
+from fst_agents.workers import Workers
 
 Job = tuple[Problem, Candidate]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many rollouts run at once, how long one may take (seconds), how often it is retried."""
+    """How many rollouts run at once, how long one may take (seconds), how often it is retried.
+
+    ``timeout`` bounds what it waits for the policy; ``grace`` seconds later it is given up,
+    whatever it is doing.
+    """
 
     concurrency: int = 64
     timeout: float = 120.0
     retries: int = 1
+    grace: float = 30.0
+
+
+@dataclass
+class _Run:
+    """One job of :meth:`Runner.collect`, and its attempt under way in as far as others may look."""
+
+    number: int
+    problem: Problem
+    runnable: RunnableProgram
+    sampling: Sampling
+    reflect: bool
+    started: float = 0.0
+    policy_version: int = 0
+    recorder: RolloutRecorder | None = None
 
 
 class Runner:
@@ -93,11 +115,17 @@ class Runner:
         )
         self._lm = policy_lm(host)
         self._runnable: dict[str, RunnableProgram] = {}
-        self._pool = ThreadPoolExecutor(self.limits.concurrency, thread_name_prefix="fst-rollout")
+        size = self.limits.concurrency
+        self._workers = Workers(size, self.limits.timeout + self.limits.grace, 2 * size)
+
+    @property
+    def lost_threads(self) -> int:
+        """Threads of rollouts that were given up and hang to this moment."""
+        return self._workers.lost
 
     def close(self) -> None:
-        """Let go of the worker threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Begin no more rollouts. Threads that hang are left behind; they keep nobody waiting."""
+        self._workers.close()
 
     def collect(
         self, jobs: Sequence[Job], sampling: Sampling, *, reflect: bool = False, label: str = ""
@@ -110,20 +138,22 @@ class Runner:
                 give equal rollouts; asking again for new ones takes another label.
 
         Raises:
-            ProgramError: tokens cannot be attributed to predictors.
+            ProgramError: tokens cannot be attributed to predictors, or more than twice as many
+                rollouts hang as may run at once.
         """
         programs = {c.id: self._prepare(c) for _, c in jobs}
+        runs = [
+            _Run(number, problem, programs[candidate.id], sampling, reflect)
+            for number, (problem, candidate) in enumerate(jobs)
+        ]
         at_once = min(self.limits.concurrency, len(jobs))
         with self.host.rollouts(len(jobs), at_once, f"{label}/{_digest(jobs)}") as ended:
-
-            def run(number: int) -> Rollout:
-                problem, candidate = jobs[number]
-                try:
-                    return self._insist(number, problem, programs[candidate.id], sampling, reflect)
-                finally:
-                    ended()
-
-            rollouts = list(self._pool.map(run, range(len(jobs))))
+            rollouts = self._workers.run(
+                lambda number, begin: self._insist(runs[number], begin),
+                len(jobs),
+                lambda number, where: self._given_up(runs[number], where),
+                ended,
+            )
         for runnable in programs.values():
             runnable.refuse_strays()
         return rollouts
@@ -160,59 +190,46 @@ class Runner:
             self._runnable[candidate.id] = RunnableProgram(self._program, candidate, self._fixed)
         return self._runnable[candidate.id]
 
-    def _insist(
-        self,
-        number: int,
-        problem: Problem,
-        runnable: RunnableProgram,
-        sampling: Sampling,
-        reflect: bool,
-    ) -> Rollout:
-        rollout = self._once(number, problem, runnable, sampling, reflect, self._adapter)
+    def _insist(self, run: _Run, begin: Callable[[], None]) -> Rollout:
+        begin()
+        rollout = self._once(run, self._adapter)
         for _ in range(self.limits.retries):
             if rollout.outcome not in (Outcome.INFRA_ERROR, Outcome.TIMEOUT):
                 break
-            anew = self._adapter.refreshed()
-            rollout = self._once(number, problem, runnable, sampling, reflect, anew)
+            begin()
+            rollout = self._once(run, self._adapter.refreshed())
         return rollout
 
-    def _once(
-        self,
-        number: int,
-        problem: Problem,
-        runnable: RunnableProgram,
-        sampling: Sampling,
-        reflect: bool,
-        adapter: AdapterByModel,
-    ) -> Rollout:
-        started = time.perf_counter()
-        version = self.host.policy.version
-        inputs = dict(problem.example.inputs())
-        limit = self.limits.timeout
-        with runnable.recording(self._lm, adapter, sampling, limit, number) as (recorder, trace):
+    def _once(self, run: _Run, adapter: AdapterByModel) -> Rollout:
+        runnable, limit = run.runnable, self.limits.timeout
+        run.recorder = None
+        run.started, run.policy_version = time.perf_counter(), self.host.policy.version
+        inputs = dict(run.problem.example.inputs())
+        with runnable.recording(self._lm, adapter, run.sampling, limit, run.number) as opened:
+            run.recorder, trace = opened
+            recorder = run.recorder
             prediction, error = _run(runnable.module, inputs)
             calls = recorder.finish()
         outcome, error = judge(error, calls, recorder.failures, recorder.unanswered)
         scored = Feedback(None, str(error) if error else "")
         if outcome is Outcome.OK:
             try:
-                scored = self._score(problem, prediction, trace, runnable, reflect)
+                scored = self._score(run.problem, prediction, trace, runnable, run.reflect)
             except MetricError as metric_error:
                 outcome, error = Outcome.METRIC_ERROR, metric_error
         elif not outcome.masked:
             scored = failure_feedback(outcome, error, calls, self._failures)
-        return Rollout(
-            problem_id=problem.id,
-            candidate_id=runnable.candidate.id,
-            policy_version=version,
-            calls=calls,
-            feedback=scored,
-            outcome=outcome,
-            prediction={} if prediction is None else dict(prediction.toDict()),
-            inputs=inputs,
-            error=f"{type(error).__name__}: {error}" if error else None,
-            seconds=time.perf_counter() - started,
+        rollout = _ended(run, calls, scored, outcome, error)
+        return replace(rollout, prediction={} if prediction is None else dict(prediction.toDict()))
+
+    def _given_up(self, run: _Run, where: str) -> Rollout:
+        """What is left of a rollout that does not come back: the calls that it has paid for."""
+        calls = () if run.recorder is None else run.recorder.finish()
+        limits = self.limits
+        error = RolloutTimeout(
+            f"given up {limits.grace:g} s after the rollout's {limits.timeout:g} s, while {where}"
         )
+        return _ended(run, calls, Feedback(None, str(error)), Outcome.TIMEOUT, error)
 
     def _score(
         self,
@@ -233,6 +250,22 @@ class Runner:
                 if said.text:
                     texts[name] = said.text
         return replace(feedback, predictor_text=texts)
+
+
+def _ended(
+    run: _Run, calls: tuple[Call, ...], scored: Feedback, outcome: Outcome, error: Exception | None
+) -> Rollout:
+    return Rollout(
+        problem_id=run.problem.id,
+        candidate_id=run.runnable.candidate.id,
+        policy_version=run.policy_version,
+        calls=calls,
+        feedback=scored,
+        outcome=outcome,
+        inputs=dict(run.problem.example.inputs()),
+        error=f"{type(error).__name__}: {error}" if error else None,
+        seconds=time.perf_counter() - run.started,
+    )
 
 
 def _digest(jobs: Sequence[Job]) -> str:

@@ -306,6 +306,11 @@ class RunDir:
         """The rollouts of one of :meth:`rollout_files`, one at a time."""
         return (from_json(Rollout, line) for line in read_lines(file))
 
+    def refuse_finished(self) -> None:
+        """Raise :class:`RunDirError` where there is nothing left to do."""
+        if self.finished:
+            raise RunDirError(f"{self.path}: the run has finished; nothing to resume")
+
     def refuse_occupied(self) -> None:
         """Raise :class:`RunDirError` unless the folder is absent or empty."""
         if not self.path.exists():

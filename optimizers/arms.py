@@ -1,7 +1,8 @@
 """The arms as DSPy optimizers: change one word to compare them.
 
 ``FastSlow`` evolves instructions and trains weights, ``Grpo`` only trains, ``Gepa`` only evolves,
-``Sequential`` evolves first and trains after. All spend the same rollouts
+``Sequential`` evolves first and trains after, ``Distill`` is ``FastSlow`` with a last stage that
+folds the instruction into the weights. All spend the same rollouts
 (:mod:`optimizers.plan`), learn on the same metric and leave the same run directory.
 """
 
@@ -11,13 +12,14 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
+from fst_agents.checkpoint import Checkpoints
 from fst_agents.config import Arm, RunConfig, conflicts, least_score
 from fst_agents.dspy_bridge import apply, named_predictors, problems, seed_candidate
 from fst_agents.dspy_fixed import fixed_models, learning_faults
@@ -33,12 +35,26 @@ from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
 from fst_agents.tracking import MlflowTracker, NullTracker, Tracker
 from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Skill
+from optimizers.books import Ledgers, Trainer
+from optimizers.distill_pairs import DictatingHost
+from optimizers.distill_stage import Stage
 from optimizers.evaluation import Evaluation, Evaluator, by_problem, evaluate_run
 from optimizers.loop import Loop, Observer, Parts, Silence
-from optimizers.plan import FastPhase, SlowPhase, plan
+from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan
 from optimizers.protocols import FastOptimizer, SlowOptimizer
-from optimizers.reflection import build_reflection, wrap_reflection
+from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
+from optimizers.resume import (
+    Resumed,
+    refuse_changes,
+    reopen_tracker,
+    rollouts_seen,
+    run_identity,
+    take_back,
+)
 from optimizers.summary import summarize
+
+if TYPE_CHECKING:
+    from optimizers.distill import Distiller
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,8 @@ class _Arm(Teleprompter):
         host: serves the policy instead of the one ``config.serve`` asks for; it is not closed.
         task: what the books call the task; the name of the student's class by default.
         stream: the order in which training problems are met; shuffled epochs by default.
+        resume: the directory of a stopped run to go on with, from where it stood; all else has to
+            be as it was. ``config`` is then the run's own, unless secrets have to be given again.
     """
 
     arm: ClassVar[Arm]
@@ -87,11 +105,14 @@ class _Arm(Teleprompter):
         host: PolicyHost | None = None,
         task: str | None = None,
         stream: Callable[[Sequence[Problem]], ProblemStream] | None = None,
+        resume: Path | None = None,
     ) -> None:
         super().__init__()
         self.metric = metric
         self.policy = Policy(policy) if isinstance(policy, str) else policy
         given = RunConfig() if config is None else config
+        if resume is not None and config is None:
+            given = RunDir.open(resume).config()
         self.config = given.model_copy(update={"arm": self.arm})
         self.adapter = adapter
         self.eval_metric = metric if eval_metric is None else eval_metric
@@ -101,6 +122,7 @@ class _Arm(Teleprompter):
         self._report = report
         self._host = host
         self._task = task
+        self._resume = resume
         self._stream = self._epochs if stream is None else stream
 
     def compile(
@@ -138,30 +160,44 @@ class _Arm(Teleprompter):
         needs_fast = any(isinstance(p, FastPhase) for p in phases)
         needs_slow = any(isinstance(p, SlowPhase) for p in phases)
         reflection = self._reflection() if needs_fast else None
-        stream = self._stream(problems(trainset))
+        train = problems(trainset)
+        stream = self._stream(train)
         val = problems(valset) if valset is not None else []
-        run_dir = RunDir.create(self.config.run_dir or default_name(self.config), self.config)
+        identity = run_identity(phases, train)
         with ExitStack() as stack:
-            tracker = self._tracker(run_dir)
+            run_dir = self._open(stack)
+            checkpoints = Checkpoints(run_dir.checkpoint_folder, self.config.checkpoint.keep)
+            resumed = None
+            if self._resume is not None:
+                resumed = take_back(run_dir, checkpoints, phases, identity, self.policy)
+            if resumed is not None:
+                started -= resumed.state.spend.seconds
+            stack.enter_context(run_dir.writing())
+            tracker = self._tracker(run_dir, resumed)
             stack.push(_ends(tracker))
-            host = self._serve(run_dir, tracker, stack)
+            host = self._serve(run_dir, tracker, stack, resumed)
             settings = self.config.sampling
             failures = FailureScores(settings.failure_score, settings.partial_credit)
             runner = self._runner(student, host, self.metric, stack, fixed, failures)
-            slow = self._slow(stack) if needs_slow else None
-            fast = self._fast(reflection, runner) if reflection is not None else None
-            parts = Parts(
-                self.config, host, runner, stream, run_dir, tracker, self._observer, fast, slow
-            )
+            slow = self._slow(stack, resumed) if needs_slow else None
+            recorded = None if reflection is None else self._record(reflection, run_dir, resumed)
+            fast = None if recorded is None else self._fast(recorded, runner, resumed)
+            ledgers = Ledgers(run_dir, tracker, checkpoints, recorded, identity)
+            parts = Parts(self.config, host, runner, stream, ledgers, self._observer, fast, slow)
             loop = Loop(parts, seed)
+            if resumed is not None:
+                self._take_up(loop, run_dir, phases, resumed)
             loop.run(phases)
-            tuned = self._ship(student, loop, run_dir, fixed)
+            if distill_steps(self.config):
+                slow = self._distill(student, loop, parts, seed, stack, fixed)
+            tuned = self._ship(student, loop, run_dir, fixed, seed)
             evaluation = None
             kl = None
             if val:
                 whole = FailureScores(least_score(self.config))  # no credit for parts
                 judge = self._runner(student, host, self.eval_metric, stack, fixed, whole)
-                evaluation = self._evaluate(judge, loop, seed, val, needs_fast, needs_slow)
+                trained = slow is not None
+                evaluation = self._evaluate(judge, loop, seed, val, needs_fast, trained)
                 write_json(run_dir.path / "problems.json", _final_scores(evaluation))
                 kl = _kl(slow, evaluation)
             result = self._result(loop, run_dir, tracker)
@@ -170,9 +206,9 @@ class _Arm(Teleprompter):
                 result,
                 evaluation,
                 kl,
-                needs_slow,
+                slow is not None,
                 time.monotonic() - started,
-                loop.predictors,
+                loop.books.predictors,
             )
             summary["mlflow"] = tracker.url_hint
             self._close_books(summary, run_dir, tracker)
@@ -194,10 +230,38 @@ class _Arm(Teleprompter):
     def _epochs(self, found: Sequence[Problem]) -> ProblemStream:
         return ProblemStream(found, self.config.slow.batch_size, seed=self.config.seed)
 
-    def _tracker(self, run_dir: RunDir) -> Tracker:
+    def _open(self, stack: ExitStack) -> RunDir:
+        """The run directory, new or to go on in; nobody else writes there until the end."""
+        if self._resume is None:
+            run_dir = RunDir.create(self.config.run_dir or default_name(self.config), self.config)
+            stack.enter_context(run_dir.lock())
+            return run_dir
+        run_dir = RunDir.open(self._resume)
+        stack.enter_context(run_dir.lock())
+        run_dir.refuse_finished()
+        refuse_changes(self.config, run_dir)
+        return run_dir
+
+    def _take_up(
+        self, loop: Loop, run_dir: RunDir, phases: Sequence[Phase], resumed: Resumed
+    ) -> None:
+        """Put the loop where the checkpoint stands."""
+        state = resumed.state
+        for fault in resumed.faults:
+            self._observer.note(f"damaged checkpoint passed over: {fault}")
+        self._observer.note(f"going on behind cycle {state.cycle + 1}, RL step {state.step}")
+        seen = rollouts_seen(run_dir, phases, state, self.config.fast.max_staleness)
+        loop.take_up(state, resumed.history, seen)
+
+    def _tracker(self, run_dir: RunDir, resumed: Resumed | None) -> Tracker:
         track = self.config.track
         if not track.enabled:
             return NullTracker()
+        if self._resume is not None:
+            mark = 0 if resumed is None else resumed.state.marks.tracker
+            tracker = reopen_tracker(track.uri, run_dir.tracking_spool, mark)
+            if tracker is not None:
+                return tracker
         return MlflowTracker.start(
             track.uri,
             track.experiment,
@@ -207,13 +271,17 @@ class _Arm(Teleprompter):
             run_dir.tracking_spool,
         )
 
-    def _serve(self, run_dir: RunDir, tracker: Tracker, stack: ExitStack) -> PolicyHost:
-        if self._host is not None:
-            return self._host
-        host, why = choose_host(self.config, self.policy, run_dir.path / "serve")
-        stack.callback(host.close)
-        self._observer.note(f"serving: {why}")
-        tracker.set_tags({"host": why})
+    def _serve(
+        self, run_dir: RunDir, tracker: Tracker, stack: ExitStack, resumed: Resumed | None
+    ) -> PolicyHost:
+        host = self._host
+        if host is None:
+            host, why = choose_host(self.config, self.policy, run_dir.path / "serve")
+            stack.callback(host.close)
+            self._observer.note(f"serving: {why}")
+            tracker.set_tags({"host": why})
+        if resumed is not None and host.policy != resumed.policy:
+            host.update(resumed.policy)
         return host
 
     def _runner(
@@ -239,14 +307,26 @@ class _Arm(Teleprompter):
         stack.callback(runner.close)
         return runner
 
-    def _slow(self, stack: ExitStack) -> SlowOptimizer:
+    def _slow(self, stack: ExitStack, resumed: Resumed | None) -> Trainer:
         from optimizers.slow_grpo import GrpoSlow  # trl takes seconds to import
 
-        slow = GrpoSlow(self.policy, self.config)
+        if resumed is None:
+            slow = GrpoSlow(self.policy, self.config)
+        else:
+            slow = GrpoSlow(resumed.policy, self.config, resume=resumed.trainer)
         stack.callback(slow.close)
         return slow
 
-    def _fast(self, reflection: Callable[[str], str], runner: Runner) -> FastOptimizer:
+    def _record(
+        self, reflection: Callable[[str], str], run_dir: RunDir, resumed: Resumed | None
+    ) -> RecordedReflection:
+        mark = 0 if resumed is None else resumed.state.marks.reflections
+        log = run_dir.reflections_log
+        return RecordedReflection(reflection, log, mark, source=self._reflection_lm)
+
+    def _fast(
+        self, reflection: Callable[[str], str], runner: Runner, resumed: Resumed | None
+    ) -> FastOptimizer:
         from optimizers.fast_gepa import GepaFast
 
         names = self.config.fast.evolve
@@ -255,9 +335,37 @@ class _Arm(Teleprompter):
             reflection,
             self.config.seed,
             components=runner.learning if names == "*" else names,
+            proven=resumed is not None and resumed.state.spend.reflection_calls > 0,
         )
 
     # -- the end ------------------------------------------------------------------------------
+
+    def _distill(
+        self,
+        student: dspy.Module,
+        loop: Loop,
+        parts: Parts,
+        seed: Candidate,
+        stack: ExitStack,
+        fixed: Mapping[str, dspy.LM],
+    ) -> Distiller:
+        """The finishing stage; returns what holds the distilled weights."""
+        from optimizers.distill import Distiller  # trl takes seconds to import
+
+        dictating = DictatingHost(parts.host)
+        distiller = Distiller(loop.policy, self.config)
+        stack.callback(distiller.close)
+        Stage(
+            self.config,
+            parts.runner,
+            self._runner(student, dictating, self.metric, stack, fixed, FailureScores()),
+            dictating,
+            distiller,
+            parts.stream,
+            parts.ledgers.run_dir,
+            loop.books,
+        ).run(seed, loop.population.best, loop.step)
+        return distiller
 
     def _ship(
         self,
@@ -265,12 +373,14 @@ class _Arm(Teleprompter):
         loop: Loop,
         run_dir: RunDir,
         fixed: Mapping[str, dspy.LM],
+        seed: Candidate,
     ) -> Any:
         """Write ``result/``: the program and where its weights are.
 
-        The file is without fixed models: not every LM can be saved, and some hold secrets.
+        Once the champion's instruction has been folded into the weights, the program keeps its
+        seed. The file is without fixed models: not every LM can be saved, and some hold secrets.
         """
-        tuned: Any = apply(student, loop.population.best)
+        tuned: Any = apply(student, seed if distill_steps(self.config) else loop.population.best)
         tuned._compiled = True  # what DSPy's own optimizers do
         folder = run_dir.result_folder
         named = named_predictors(tuned)
@@ -296,8 +406,9 @@ class _Arm(Teleprompter):
     ) -> Evaluation:
         settings = self.config.eval
         sampling = Sampling(settings.temperature, max_tokens=self.config.sampling.max_tokens)
-        return evaluate_run(
-            Evaluator(judge, val, settings.samples, sampling),
+        evaluator = Evaluator(judge, val, settings.samples, sampling)
+        evaluation = evaluate_run(
+            evaluator,
             judge,
             seed=seed,
             champion=loop.population.best if evolved else None,
@@ -305,6 +416,11 @@ class _Arm(Teleprompter):
             trained=loop.policy if trained else None,
             skills=self.skills,
         )
+        if not distill_steps(self.config):
+            return evaluation
+        # What ships does without the instruction, so KL and scores by problem are those without.
+        sequences = evaluator.cell(seed)[1]
+        return replace(evaluation, sequences=sequences, rollouts=evaluator.rollouts)
 
     def _result(self, loop: Loop, run_dir: RunDir, tracker: Tracker) -> RunResult:
         return RunResult(
@@ -312,12 +428,12 @@ class _Arm(Teleprompter):
             seed=self.config.seed,
             population=loop.population,
             policy=loop.policy,
-            spend=loop.spend,
+            spend=loop.books.spend,
             cycles=loop.cycle + 1,
             run_dir=run_dir.path,
             mlflow_run_id=tracker.run_id,
-            history=tuple(loop.history),
-            stopped=loop.stopped,
+            history=tuple(loop.books.history),
+            stopped=loop.stopped or "done",
         )
 
     def _close_books(self, summary: dict[str, Any], run_dir: RunDir, tracker: Tracker) -> None:
@@ -339,6 +455,7 @@ class _Arm(Teleprompter):
         )
         tracker.log_artifacts(run_dir.result_folder, "result")
         run_dir.finish(summary)
+        tracker.commit()  # nothing can take the run back any more
         if self._report is not None:
             tracker.log_text(self._report(run_dir.path).read_text(encoding="utf-8"), "report.html")
 
@@ -361,13 +478,19 @@ class Gepa(_Arm):
     arm = "gepa"
 
 
+class Distill(_Arm):
+    """Fast-slow training, then the champion's instruction folded into the weights."""
+
+    arm = "distill"
+
+
 class Sequential(_Arm):
     """Prompts first, then weights under the population that was found."""
 
     arm = "sequential"
 
 
-ARM_CLASSES: dict[Arm, type[_Arm]] = {c.arm: c for c in (FastSlow, Grpo, Gepa, Sequential)}
+ARM_CLASSES: dict[Arm, type[_Arm]] = {c.arm: c for c in (FastSlow, Grpo, Gepa, Sequential, Distill)}
 
 
 def _ends(tracker: Tracker) -> Callable[..., None]:

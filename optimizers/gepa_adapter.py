@@ -23,7 +23,7 @@ from gepa.proposer.reflective_mutation.reflection_lm import (
 )
 from gepa.strategies.acceptance import ImprovementOrEqualAcceptance, StrictImprovementAcceptance
 
-from fst_agents.errors import ReflectionError
+from fst_agents.errors import ReflectionError, RunDirError
 from fst_agents.outcomes import fields_read
 from fst_agents.types import Call, Candidate, Outcome, Problem, Rollout
 from optimizers.fast_phase import Arena
@@ -181,7 +181,10 @@ class GuardedReflection:
         return self._fruitless >= self.FRUITLESS
 
     def raise_if_broken(self) -> None:
-        """Raises :class:`ReflectionError` from the last failure once there are too many."""
+        """Raises :class:`ReflectionError` from the last failure once there are too many; a
+        :class:`RunDirError`, which is not the model's fault, at once."""
+        if self._failures and isinstance(self._failures[-1], RunDirError):
+            raise self._failures[-1]
         allowed = self.FAILURES if self.proven else 1
         if len(self._failures) >= allowed:
             error = self._failures[-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
 from fst_agents.types import (
     Candidate,
+    Completion,
     Policy,
     Population,
     Problem,
@@ -276,7 +278,8 @@ class Loop:
         parts.host.update(policy)
         seconds = time.monotonic() - started
         self._run_dir.prune_policies()
-        gap = logp_gap(parts.host, slow, probe.prompt_ids, self._sampling)
+        retries = parts.config.sampling.retries
+        gap = logp_gap(parts.host, slow, probe.prompt_ids, self._sampling, retries)
         limit = LOGP_GAP[parts.config.policy.dtype]
         if not gap <= limit:
             raise ServingError(
@@ -312,10 +315,26 @@ class Loop:
 
 
 def logp_gap(
-    host: PolicyHost, slow: SlowOptimizer, prompt_ids: Sequence[int], sampling: Sampling
+    host: PolicyHost,
+    slow: SlowOptimizer,
+    prompt_ids: Sequence[int],
+    sampling: Sampling,
+    retries: int = 0,
 ) -> float:
-    """max |Δ log p| between host and trainer over one freshly sampled completion."""
-    sampled = host.submit(prompt_ids, sampling).result()
+    """max |Δ log p| between host and trainer over one freshly sampled completion.
+
+    A request that fails is sent again ``retries`` times, as a rollout's would be.
+    """
+    sampled = _sample(host, prompt_ids, sampling, retries)
     [own] = slow.logprobs([prompt_ids], [sampled.token_ids], temperature=sampling.temperature)
     gaps = [abs(a - b) for a, b in zip(own, sampled.logprobs, strict=True)]
     return max(gaps) if all(map(math.isfinite, gaps)) else math.inf
+
+
+def _sample(
+    host: PolicyHost, prompt_ids: Sequence[int], sampling: Sampling, retries: int
+) -> Completion:
+    for _ in range(retries):
+        with suppress(ServingError):
+            return host.submit(prompt_ids, sampling).result()
+    return host.submit(prompt_ids, sampling).result()

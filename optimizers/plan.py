@@ -3,7 +3,8 @@
 One cycle of fast-slow training (arXiv 2605.12484) costs the rollouts of its fast phase plus
 T · batch · G of its slow phase. The other arms get that total: ``rl`` turns all of it into RL
 steps, ``gepa`` all of it into fast phases, ``sequential`` does all fast phases first and all RL
-steps after them.
+steps after them, and ``distill`` is fst with a finishing stage (:mod:`optimizers.distill_stage`)
+that is paid for first and is no phase of the plan.
 """
 
 from __future__ import annotations
@@ -55,20 +56,40 @@ def total_rollouts(config: RunConfig) -> int:
     return config.budget.cycles * cycle_rollouts(config)
 
 
+DISTILL_STEPS = 96
+"""Steps of the finishing stage in the distill arm."""
+
+
+def distill_steps(config: RunConfig) -> int:
+    """Steps of the finishing stage, 0 where there is none."""
+    asked = config.distill.steps
+    return (DISTILL_STEPS if config.arm == "distill" else 0) if asked is None else asked
+
+
+def distill_rollouts(config: RunConfig) -> int:
+    """Rollouts of the finishing stage."""
+    return distill_steps(config) * config.slow.batch_size * config.distill.samples
+
+
 def plan(config: RunConfig) -> list[Phase]:
-    """The phases of a run, in order; their rollouts never exceed :func:`total_rollouts`.
+    """The phases of a run, in order. With those of the finishing stage, their rollouts never exceed
+    :func:`total_rollouts`.
 
     Raises:
         ConfigError: the budget does not pay for one cycle, or for one RL step.
     """
-    total, cycle, step = total_rollouts(config), cycle_rollouts(config), slow_step_rollouts(config)
+    total = total_rollouts(config) - distill_rollouts(config)
+    cycle, step = cycle_rollouts(config), slow_step_rollouts(config)
     steps_per_cycle = config.slow.steps_per_cycle
     least = step if config.arm == "rl" else cycle
     if total < least:
+        finish = distill_rollouts(config)
+        beside = f", of which [distill] takes {finish}" if finish else ""
+        unit = "RL step" if config.arm == "rl" else "cycle"
         raise ConfigError(
-            f"budget.rollouts: got {total}, but one {'RL step' if config.arm == 'rl' else 'cycle'} "
-            f"of these settings costs {least}; raise it, or lower fast.rollouts, "
-            "slow.steps_per_cycle, slow.batch_size or slow.group_size"
+            f"budget.rollouts: got {total_rollouts(config)}{beside}, but one {unit} of these "
+            f"settings costs {least}; raise it, or lower fast.rollouts, slow.steps_per_cycle, "
+            "slow.batch_size or slow.group_size"
         )
     cycles = total // cycle
     if config.arm == "rl":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from fst_agents.errors import ConfigError, ReflectionError
+from fst_agents.errors import ConfigError, ReflectionError, RunDirError
 from fst_agents.json_files import append_lines
 from fst_agents.replay import LogReplay
 
@@ -162,7 +162,12 @@ class RecordedReflection:
                 self._calls = stream.read(mark).count(b"\n")
 
     def __call__(self, prompt: str) -> str:
-        """The answer. Raises what the reflection model raises."""
+        """The answer.
+
+        Raises:
+            RunDirError: it could not be written down.
+            Exception: whatever the reflection model raises.
+        """
         key = hashlib.sha256(prompt.encode(errors="replace")).hexdigest()
         known = self._before.take(1, lambda lines: lines[0].get("prompt") == key)
         number, self._calls = self._calls, self._calls + 1
@@ -175,7 +180,13 @@ class RecordedReflection:
         except Exception as error:
             self._failures.append({"prompt": key, "error": f"{type(error).__name__}: {error}"})
             raise
-        append_lines(self._file, [*self._failures, {"prompt": key, "answer": answer}])
+        try:
+            append_lines(self._file, [*self._failures, {"prompt": key, "answer": answer}])
+        except OSError as error:  # not the model's fault, and not to be put up with
+            raise RunDirError(
+                f"{self._file}: an answer could not be written down ({error}); the last checkpoint "
+                f"is intact. Make room and continue with 'fst train --resume {self._file.parent}'"
+            ) from error
         self._failures.clear()
         return answer
 
@@ -207,6 +218,8 @@ def answer_fault(answer: str, text: str, current: str) -> str | None:
         return "no complete ``` block in the answer"
     if not text.strip():
         return "the ``` block is empty"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "the instruction has half characters (lone surrogates), which are no text"
     if text.split() == current.split():
         return "the instruction is unchanged"
     size = len(text.encode())

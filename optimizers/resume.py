@@ -14,7 +14,6 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -195,15 +194,15 @@ def _cut(log: Path, size: int) -> None:
 
 
 def _remove_later(run_dir: RunDir, state: RunState, phases: Sequence[Phase]) -> None:
-    for step in count(state.step + 1):
-        if not run_dir.rollout_file(step).exists():
-            break
-        run_dir.rollout_file(step).unlink()
-    for index, phase in enumerate(phases[state.phase :]):
+    kept = {run_dir.rollout_file(step) for step in range(1, state.step + 1)}
+    for index, phase in enumerate(phases):
         if isinstance(phase, FastPhase):
-            run_dir.population_file(phase.cycle).unlink(missing_ok=True)
-            if index:  # the first may have been under way: see FastRollouts
-                run_dir.rollout_file(file_name(phase.cycle)).unlink(missing_ok=True)
+            if index <= state.phase:  # the last of them may be under way: see FastRollouts
+                kept.add(run_dir.rollout_file(file_name(phase.cycle)))
+            if index >= state.phase:
+                run_dir.population_file(phase.cycle).unlink(missing_ok=True)
+    for file in set(run_dir.rollout_files()) - kept:
+        file.unlink()
     under_way = state.phase < len(phases) and isinstance(phases[state.phase], FastPhase)
     if run_dir.reflections_log.exists() and not under_way:
         _cut(run_dir.reflections_log, state.marks.reflections)
@@ -250,7 +249,7 @@ def rollouts_seen(
     found: list[list[Rollout]] = []
     for name in reversed(names):
         rollouts = [*run_dir.rollouts(run_dir.rollout_file(name))]
-        if not any(r.policy_version >= oldest for r in rollouts):
+        if rollouts and all(r.policy_version < oldest for r in rollouts):
             break
         found.append(rollouts)
     return [rollout for rollouts in reversed(found) for rollout in rollouts]
@@ -266,12 +265,13 @@ def reopen_tracker(uri: str | None, spool: Path, mark: int) -> MlflowTracker | N
     """
     file = Spool(spool)
     begins = _own_begin(file)
-    if begins is None:
+    first = file.read(0)
+    if begins is None and not file.cursor().offset:
         # Never committed, so never delivered: the run starts anew there.
         spool.unlink(missing_ok=True)
         return None
-    first = file.read(0)
-    assert first is not None
+    if begins is None or first is None:
+        raise RunDirError(f"{spool}: has been changed; it is not the log of this run any more")
     known = file.cursor().uri
     if first[0]["attach"] is None and known:
         asked = redact_url(store_uri(uri, Path(first[0]["runs"])))

@@ -261,6 +261,7 @@ class SampleTrainer(GRPOTrainer):
         ]
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+        schedule._last_lr = rates  # what the library reports of the next step
 
     def _optimizer_states(self) -> Iterator[tuple[str, dict[str, Any]]]:
         names = {

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from experiments.studies.keeping import CONTINUAL, DRIFT, FORGETTING, PLASTICITY
+from experiments.studies.continual import CONTINUAL
+from experiments.studies.keeping import DRIFT, FORGETTING, PLASTICITY
 from experiments.studies.learning import CEILING, SAMPLE_EFFICIENCY, ZERO_REWARD
 from experiments.studies.parts import CHANNELS, DISTILL, PROMPTS_ALONE
 from experiments.studies.protocol import Study

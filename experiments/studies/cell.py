@@ -44,18 +44,23 @@ def run(request: dict[str, Any], console: Console) -> dict[str, Any]:
     from experiments.train import train
 
     config = parse(request["config"])
+    resume = config.run_dir if request["resume"] else None
     if request["start"] is None and request["stages"] is None:
-        return train(config, console)
+        return train(config, console, resume=resume)
     start = None if request["start"] is None else Path(request["start"])
     given = request["stages"]
     stages = None
     if given is not None:
         stages = Stages(tuple(tuple(t) for t in given["targets"]), given["cycles"])
-    return _train(config, console, start, stages)
+    return _train(config, console, start, stages, resume)
 
 
 def _train(
-    config: RunConfig, console: Console, start: Path | None, stages: Stages | None
+    config: RunConfig,
+    console: Console,
+    start: Path | None,
+    stages: Stages | None,
+    resume: Path | None,
 ) -> dict[str, Any]:
     """What :func:`experiments.train.train` does, from other weights and with other problems."""
     from experiments.progress import Bar
@@ -86,6 +91,7 @@ def _train(
             observer=bar,
             report=write_report,
             task=config.task.name,
+            resume=resume,
             stream=None if stages is None else lambda p: staged_stream(config, stages, p),
         )
         tuned: Any = optimizer.compile(task.program, trainset=task.trainset, valset=task.valset)

@@ -63,6 +63,12 @@ class Cell:
         return f"{self.config.arm}{more}, {task}, seed {self.config.seed}"
 
 
+def untracked(config: RunConfig) -> RunConfig:
+    """A cell's configuration: the grid tracks it (:mod:`experiments.studies.track`)."""
+    off = config.track.model_copy(update={"enabled": False})
+    return config.model_copy(update={"track": off, "run_dir": None})
+
+
 def settings(config: RunConfig) -> dict[str, Any]:
     """What of a configuration decides a result."""
     data = config.model_dump(mode="json")
@@ -101,6 +107,14 @@ class Record(BaseModel):
     def final(self) -> float:
         """The score that the arm ends with: of what it has trained and evolved, all together."""
         return final_score(self.result)
+
+    @property
+    def retention_change(self) -> float | None:
+        """How much better, or worse, other skills are after the run than before."""
+        kept = self.result.get("retention", {})
+        if kept.get("base") is None or kept.get("final") is None:
+            return None
+        return float(kept["final"]) - float(kept["base"])
 
     @property
     def summary(self) -> dict[str, Any]:

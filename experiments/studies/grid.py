@@ -1,7 +1,8 @@
 """Arms × seeds × targets as a grid of runs that can be stopped and gone on with at any time.
 
 ``OUT/cells/<key>/`` belongs to one cell: ``run`` is its run directory, ``log.txt`` what it said and
-``cell.json`` its record, written last. A cell with a record is never run again, a failed one is.
+``cell.json`` its record, written last. A cell with a record is never run again; one that failed is,
+from its start, and one that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ Records = Mapping[str, Record]
 """Key of a cell → its record."""
 
 
+class CellStopped(FstError):
+    """A cell was stopped from outside: nothing is known of it, and it can be gone on with."""
+
+
 class RunCell(Protocol):
     """Runs one cell in its folder and returns what is kept of it.
 
     Raises:
+        CellStopped: it was stopped.
         FstError: the cell failed; the message says why in one line.
     """
 
@@ -67,6 +73,7 @@ def run_grid(
     """Run the cells that have no record yet, ``jobs`` at a time, those they start from first.
 
     A cell that fails, or starts from one that failed, is a record with an error; the others go on.
+    A stopped one is too, but leaves no record behind.
     """
     ordered = _with_starts(cells)
     futures: dict[str, Future[Record]] = {}
@@ -115,6 +122,8 @@ def _run(cell: Cell, folder: Path, run: RunCell) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         record = run(cell, folder)
+    except CellStopped as error:
+        return _failed(cell, str(error))
     except FstError as error:
         record = _failed(cell, " ".join(str(error).split()))
     write_json(folder / "cell.json", record.model_dump(mode="json"))

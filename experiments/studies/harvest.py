@@ -1,4 +1,4 @@
-"""From a finished run directory to a record; then its rollouts, most of its size, can go."""
+"""From a finished run directory to a record; then most of its size can go."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def harvest(cell: Cell, run_dir: Path) -> Record:
     )
 
 
-def drop_rollouts(run_dir: Path) -> None:
-    """Some 20 MB of a run; the report has been written, and the curve is in the record."""
-    shutil.rmtree(run_dir / "rollouts", ignore_errors=True)
+def drop_bulk(run_dir: Path) -> None:
+    """Some 25 MB of a finished run: its curve is in the record, its weights are in ``result/``."""
+    for name in ("rollouts", "checkpoints", "policy"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
 
 
 def exact_share(rollouts: Iterable[Mapping[str, Any]]) -> float:

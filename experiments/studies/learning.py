@@ -11,8 +11,10 @@ from experiments.studies.figures import learning_figure
 from experiments.studies.inference import median
 from experiments.studies.page import Figure, Grid
 from experiments.studies.protocol import Answer, Lookup, Protocol, Study
-from experiments.studies.scope import Scope, Target, name_of
+from experiments.studies.scope import Changes, Scope, Target, name_of
 from experiments.studies.sigmoid import Sigmoid, fit
+from fst_agents.config import Arm
+from optimizers.plan import total_rollouts
 
 LEARNS = 0.05
 """Share of right answers, smoothed, from which a run has left zero."""
@@ -174,7 +176,7 @@ CEILING = Study(
 
 # -- F7 ---------------------------------------------------------------------------------------
 
-NO_PARTIAL = {
+NO_PARTIAL: Changes = {
     "task": {"reward": "exact"},
     "sampling": {"failure_score": 0.0, "partial_credit": 0.0},
 }
@@ -182,16 +184,14 @@ NO_PARTIAL = {
 
 
 def _exact_pair(scope: Scope) -> list[Cell]:
-    return [scope.cell(arm, *unit, **NO_PARTIAL) for unit in scope.units for arm in ("fst", "rl")]
-
-
-def _signal(scope: Scope, found: Lookup, arm: str, target: Target, seed: int) -> float | None:
-    """Rollouts to the first signal; infinite where there is none; ``None`` of a failed run."""
-    [cell] = [
-        c
-        for c in _exact_pair(scope)
-        if (c.config.arm, c.config.task.options["target"], c.config.seed) == (arm, target, seed)
+    return [
+        scope.cell(arm, *unit, changes=NO_PARTIAL) for unit in scope.units for arm in ("fst", "rl")
     ]
+
+
+def _signal(scope: Scope, found: Lookup, arm: Arm, target: Target, seed: int) -> float | None:
+    """Rollouts to the first signal; infinite where there is none; ``None`` of a failed run."""
+    cell = scope.cell(arm, target, seed, changes=NO_PARTIAL)
     curve = curve_of(scope, found(cell))
     if curve is None:
         return None
@@ -200,8 +200,6 @@ def _signal(scope: Scope, found: Lookup, arm: str, target: Target, seed: int) ->
 
 
 def _zero_reward(scope: Scope, found: Lookup) -> Answer:
-    from optimizers.plan import total_rollouts
-
     limit = float(total_rollouts(scope.base))
 
     def sooner(target: Target, seed: int) -> float | None:
@@ -211,11 +209,11 @@ def _zero_reward(scope: Scope, found: Lookup) -> Answer:
         # Where RL sees nothing within its budget, the budget is the least it would have taken.
         return 0.0 if fst == float("inf") else min(rl, limit) / fst
 
-    silent = {"rl": 0, "fst": 0}
+    silent: dict[Arm, int] = {"fst": 0, "rl": 0}
     rows: list[tuple[str, ...]] = []
     for target, seed in scope.units:
         shown: list[str] = []
-        for arm in ("fst", "rl"):
+        for arm in silent:
             after = _signal(scope, found, arm, target, seed)
             silent[arm] += after == float("inf")
             shown.append(
@@ -243,7 +241,7 @@ ZERO_REWARD = Study(
     "zero-reward",
     Protocol(
         finding="F7",
-        question="How much sooner does FST find a first signal where the base policy earns nothing?",
+        question="How much sooner does FST find a signal where the base policy earns nothing?",
         procedure=(
             "fst and rl with all-or-nothing reward: under the seed instruction the base policy is "
             "right less than once in a thousand answers. The first signal is where the smoothed "

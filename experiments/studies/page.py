@@ -127,6 +127,11 @@ def console_table(grid: Grid, title: str) -> Table:
     return table
 
 
+def points(value: float) -> str:
+    """A difference of shares in percentage points, signed."""
+    return f"{100 * value:+.1f}"
+
+
 def run_facts(command: str, seconds: float) -> dict[str, str]:
     """How something was made: command, machine, time, commit."""
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1

@@ -5,9 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 
 from experiments.charts import number, percent
-from experiments.compare import points, retention_change
 from experiments.studies.cells import Cell
-from experiments.studies.page import Grid
+from experiments.studies.page import Grid, points
 from experiments.studies.protocol import Answer, Lookup, Protocol, Study
 from experiments.studies.scope import Scope, Target, name_of
 from fst_agents.config import Arm
@@ -117,7 +116,7 @@ def _distill(scope: Scope, found: Lookup) -> Answer:
     cost: dict[str, dict[str, float]] = {}
     for arm in ("fst", "distill"):
         records = [r for unit in scope.units if (r := found(scope.cell(arm, *unit))) is not None]
-        changes = [c for r in records if (c := retention_change(r)) is not None]
+        changes = [c for r in records if (c := r.retention_change) is not None]
         if records and changes:
             kl = fmean(float(r.result["kl"]) for r in records)
             short = fmean(float(r.result["scores"]["trained_seed"]) for r in records)

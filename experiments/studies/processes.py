@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.studies.cells import Cell, Record
-from experiments.studies.grid import cell_folder
-from experiments.studies.harvest import drop_rollouts, harvest
+from experiments.studies.grid import CellStopped, cell_folder
+from experiments.studies.harvest import drop_bulk, harvest
 from fst_agents.errors import FstError
 from fst_agents.run_dir import RunDir
+
+STOPPED = (130, 137, 143)
+"""Exit codes of a process that was interrupted, killed or ended."""
 
 
 class CellFailed(FstError):
@@ -36,23 +39,26 @@ class Processes:
         self._closed = False
 
     def __call__(self, cell: Cell, folder: Path) -> Record:
-        """Run a cell, or only read it where its process had finished before.
+        """Run a cell, go on with it, or only read it where its process had finished before.
 
-        What an unfinished run has left behind is thrown away: it starts again.
+        A run that was stopped, by whatever, is gone on with; one that failed starts again.
 
         Raises:
             CellFailed: with the last line that the process wrote.
+            CellStopped: the process was ended by a signal.
         """
         run_dir = folder / "run"
         if not RunDir(run_dir).finished:
-            shutil.rmtree(run_dir, ignore_errors=True)
-            self._process(folder, self.request(cell, folder))
+            stopped = (run_dir / "run.toml").exists() and not (folder / "cell.json").exists()
+            if not stopped:
+                shutil.rmtree(run_dir, ignore_errors=True)
+            self._process(folder, {**self.request(cell, folder), "resume": stopped})
         record = harvest(cell, run_dir)
-        drop_rollouts(run_dir)
+        drop_bulk(run_dir)
         return record
 
     def request(self, cell: Cell, folder: Path) -> dict[str, Any]:
-        """What a cell's process is asked."""
+        """What a cell's process is asked, but for whether it goes on with a stopped run."""
         config = cell.config.model_copy(update={"run_dir": folder / "run"})
         start = None if cell.start is None else cell_folder(self._out, cell.start) / "run"
         return {
@@ -76,7 +82,7 @@ class Processes:
         with log.open("w", encoding="utf-8") as said:
             with self._lock:
                 if self._closed:
-                    raise CellFailed("stopped before it began")
+                    raise CellStopped("stopped before it began")
                 process = subprocess.Popen(
                     [sys.executable, "-m", "experiments.studies.cell"],
                     stdin=subprocess.PIPE,
@@ -92,6 +98,8 @@ class Processes:
             finally:
                 with self._lock:
                     self._running.discard(process)
+        if process.returncode in STOPPED or process.returncode < 0:
+            raise CellStopped("stopped; asked again, it goes on where it stood")
         if process.returncode != 0:
             raise CellFailed(f"exit code {process.returncode}: {_last_line(log)} (see {log})")
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.check import check
-from experiments.compare import untracked
-from experiments.studies.cells import Cell, Stages
+from experiments.studies.cells import Cell, Stages, untracked
 from fst_agents.config import Arm, RunConfig, TrackConfig
 from fst_agents.errors import ConfigError
 
 Target = tuple[str, ...]
+
+Changes = Mapping[str, Mapping[str, Any]]
+"""Keys of sections that a cell has of its own, by section."""
 
 TARGETS = Path(__file__).parents[1] / "targets.toml"
 
@@ -73,7 +75,7 @@ class Scope:
     targets: tuple[Target, ...]
     seeds: tuple[int, ...]
     rl_learning_rate: float | None = None
-    track: TrackConfig = TrackConfig()
+    track: TrackConfig = field(default_factory=TrackConfig)
 
     def cell(
         self,
@@ -83,13 +85,13 @@ class Scope:
         *,
         start: Cell | None = None,
         stages: Stages | None = None,
-        **changes: Mapping[str, Any],
+        changes: Changes | None = None,
     ) -> Cell:
-        """A cell of this scope; ``changes`` are keys of sections, by section."""
+        """A cell of this scope."""
         keys: dict[str, dict[str, Any]] = {"task": {"target": target}}
         if arm == "rl" and self.rl_learning_rate is not None:
             keys["slow"] = {"learning_rate": self.rl_learning_rate}
-        for name, more in changes.items():
+        for name, more in (changes or {}).items():
             keys[name] = {**keys.get(name, {}), **more}
         sections = {
             name: getattr(self.base, name).model_copy(update=own) for name, own in keys.items()
@@ -127,7 +129,7 @@ def make_scope(
     targets: int | None = None,
     seeds: int | None = None,
 ) -> Scope:
-    """The reported targets, or the first ``targets`` of them, under settings that have been checked.
+    """The reported targets, or the first ``targets`` of them, under checked settings.
 
     Raises:
         ConfigError: everything wrong with the counts and the overrides.

@@ -1,4 +1,4 @@
-"""``fst study sweep``: the rl arm's own learning rate, chosen on targets that are never reported."""
+"""``fst study sweep``: the rl arm's own learning rate, from targets that are never reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from experiments.studies.learning import NO_PARTIAL, curve_of
 from experiments.studies.page import Grid, Page, Section, run_facts, write_page
 from experiments.studies.processes import Processes
 from experiments.studies.run import Note
-from experiments.studies.scope import Scope, read_targets
+from experiments.studies.scope import Changes, Scope, read_targets
 
 RATES = (1e-4, 2e-4, 4e-4, 8e-4)
 REWARDS = ("partial", "exact")
@@ -36,11 +36,9 @@ def sweep_cells(scope: Scope) -> dict[tuple[str, float], list[Cell]]:
     rules = replace(scope, targets=read_targets().development)
 
     def cells(reward: str, rate: float) -> list[Cell]:
-        changes: Mapping[str, Mapping[str, Any]] = NO_PARTIAL if reward == "exact" else {}
-        return [
-            rules.cell("rl", *unit, **{**changes, "slow": {"learning_rate": rate}})
-            for unit in rules.units
-        ]
+        exact: Changes = NO_PARTIAL if reward == "exact" else {}
+        changes: Changes = {**exact, "slow": {"learning_rate": rate}}
+        return [rules.cell("rl", *unit, changes=changes) for unit in rules.units]
 
     return {(reward, rate): cells(reward, rate) for reward, rate in product(REWARDS, RATES)}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 
+from fst_agents.checkpoint import Checkpoints
 from fst_agents.config import RunConfig, parse
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
@@ -17,6 +18,7 @@ from fst_agents.serving.scripted_host import Script, ScriptedHost
 from fst_agents.stream import ProblemStream
 from fst_agents.tracking import MemoryTracker
 from fst_agents.types import Candidate, Policy, Population, Problem, StepReport, TrainingSample
+from optimizers.books import Ledgers
 from optimizers.loop import Loop, Parts, Silence
 from optimizers.protocols import Evaluate
 
@@ -108,6 +110,9 @@ class RecordingSlow:
         self.policy = Policy("scripted", adapter=folder, version=self.policy.version)
         return self.policy
 
+    def save(self, folder: Path) -> None:
+        (folder / "version.txt").write_text(str(self.policy.version))
+
     def logprobs(
         self,
         prompts: Sequence[Sequence[int]],
@@ -176,7 +181,7 @@ class World:
 
     @property
     def run_dir(self) -> RunDir:
-        return self.parts.run_dir
+        return self.parts.ledgers.run_dir
 
 
 def world(
@@ -192,14 +197,15 @@ def world(
     settings = tiny() if config is None else config
     log: Log = []
     host, tracker = LoggedHost(script, log, lag), MemoryTracker()
+    run_dir = RunDir.create(folder / "run", settings)
+    checkpoints = Checkpoints(run_dir.checkpoint_folder, settings.checkpoint.keep)
     limits = Limits(concurrency=4, timeout=30, retries=settings.sampling.retries)
     parts = Parts(
         config=settings,
         host=host,
         runner=Runner(Ask(), metric, host, limits=limits),
         stream=ProblemStream(questions(), settings.slow.batch_size, seed=settings.seed),
-        run_dir=RunDir.create(folder / "run", settings),
-        tracker=tracker,
+        ledgers=Ledgers(run_dir, tracker, checkpoints, None, {}),
         observer=Silence(),
         fast=RecordingFast(log),
         slow=RecordingSlow(log, gap),

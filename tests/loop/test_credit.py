@@ -27,8 +27,8 @@ def test_the_loop_adds_up_what_each_predictor_did(tmp_path: Path) -> None:
     config = tiny()
     made = world(tmp_path, config)
     made.loop.run(plan(config))
-    [(name, counts)] = made.loop.predictors.items()
-    spend = made.loop.spend
+    [(name, counts)] = made.loop.books.predictors.items()
+    spend = made.loop.books.spend
     assert name == "solve"
     assert counts.calls == spend.fast_rollouts + spend.slow_rollouts
     assert 0 < counts.trained_calls <= spend.slow_rollouts

@@ -51,7 +51,7 @@ def test_rollouts_are_counted_exactly_and_apart(tmp_path: Path) -> None:
     """Fast: two members on 8 problems, twice; slow: 4 steps of 16."""
     made = world(tmp_path)
     made.loop.run(plan(made.parts.config))
-    spend = made.loop.spend
+    spend = made.loop.books.spend
     assert (spend.fast_rollouts, spend.slow_rollouts) == (32, 64)
     assert (spend.gradient_steps, spend.reflection_calls) == (4, 2)
     files = made.run_dir.rollout_files()
@@ -84,7 +84,7 @@ def test_rl_only_never_evolves(tmp_path: Path) -> None:
     made = world(tmp_path, tiny(arm="rl"))
     made.loop.run(plan(made.parts.config))
     assert {entry[0] for entry in made.log} == {"update", "serve"}
-    assert made.loop.spend.slow_rollouts == 7 * 16
+    assert made.loop.books.spend.slow_rollouts == 7 * 16
     assert made.loop.population.candidates == (SEED,)
 
 
@@ -101,7 +101,7 @@ def test_flat_groups_move_no_weights(tmp_path: Path) -> None:
     made = world(tmp_path, tiny(arm="rl"), metric=lambda gold, pred: 1.0)
     made.loop.run(plan(made.parts.config))
     assert [entry[0] for entry in made.log] == ["update"] * 7
-    assert made.loop.spend.gradient_steps == 0
+    assert made.loop.books.spend.gradient_steps == 0
     assert made.loop.policy.version == 0
     assert made.run_dir.metrics()[0]["metrics"]["slow/flat_groups"] == 4
 
@@ -118,7 +118,7 @@ def test_weights_that_did_not_arrive_stop_the_run(tmp_path: Path, gap: float) ->
     made = world(tmp_path, tiny(arm="rl"), gap=gap)
     with pytest.raises(ServingError, match="does not serve what was trained"):
         made.loop.run(plan(made.parts.config))
-    assert made.run_dir.state().step == 1
+    assert made.run_dir.state().step == 0  # the step did not come to its end
 
 
 def test_too_many_infrastructure_failures_stop_with_the_state_saved(tmp_path: Path) -> None:

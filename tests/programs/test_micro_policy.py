@@ -119,6 +119,7 @@ def test_a_model_needs_its_tokenizer() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_command_reproduces_the_quality(tmp_path: Any) -> None:
     table: QualityTable = pretrain(tmp_path)
     check_room_to_learn(table.to_dict())

@@ -283,7 +283,7 @@ def test_the_state_is_replaced_whole(tmp_path: Path) -> None:
     run.write_state(state(step=1))
     run.write_state(state(step=2))
     assert run.state() == state(step=2)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["run.toml", "state.json"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["run.lock", "run.toml", "state.json"]
 
 
 def test_a_kill_while_writing_state_leaves_a_whole_state(tmp_path: Path) -> None:

@@ -47,13 +47,16 @@ def save_tokenizer(folder: Path, template: str | None = TEMPLATE) -> None:
     tokenizer.save_pretrained(str(folder))
 
 
-def save_model(folder: Path, *, tied: bool = True, family: str = "qwen3", seed: int = 0) -> Path:
+def save_model(
+    folder: Path, *, tied: bool = True, family: str = "qwen3", seed: int = 0, context: int = 256
+) -> Path:
     """A random checkpoint whose logits are far from uniform, so that stale weights show."""
     torch.manual_seed(seed)
+    sizes: dict[str, Any] = SIZES | {"max_position_embeddings": context}
     if family == "qwen3":
-        model: Any = Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=tied))
+        model: Any = Qwen3ForCausalLM(Qwen3Config(**sizes, tie_word_embeddings=tied))
     else:
-        model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=tied))
+        model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=tied))
     for parameter in model.parameters():
         if parameter.ndim == 2:
             parameter.data.normal_(0, 0.15)

@@ -1,0 +1,116 @@
+"""Self-distillation on the policy's own answers: from itself with a prompt to itself without.
+
+For every token of an answer that the student drew under its own prompt, the teacher says what it
+would have drawn there under its prompt; the reverse KL between the two is brought down. No reward
+and no importance ratio: answers are fresh, and only the student's logits carry a gradient.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from fst_agents.config import RunConfig
+from fst_agents.errors import TrainerError
+from fst_agents.types import Policy, StepReport
+from optimizers.distill_pairs import Pair
+from optimizers.slow_batches import micro_batches, pad
+from optimizers.slow_grpo import LOGITS, GrpoSlow
+
+
+def reverse_kl(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
+    """KL(student ‖ teacher) at each of N places, in nats, from logits over V tokens → (N,)."""
+    ours, theirs = student_NV.log_softmax(-1), teacher_NV.log_softmax(-1)
+    return F.kl_div(theirs, ours, reduction="none", log_target=True).sum(-1)
+
+
+class Distiller(GrpoSlow):
+    """A policy that learns from a frozen copy of itself; publishes and scores as its parent does.
+
+    The copy is made at once, so it stays what the policy was when the stage began. It costs the
+    memory of a second model.
+
+    Raises:
+        TrainerError, ConfigError: see :class:`GrpoSlow`.
+    """
+
+    def __init__(self, policy: Policy, config: RunConfig) -> None:
+        super().__init__(policy, config)
+        self._teacher: Any = copy.deepcopy(self._model).requires_grad_(False).eval()
+        self._trained = [p for p in self._model.parameters() if p.requires_grad]
+        self._adam = torch.optim.AdamW(
+            self._trained, lr=config.distill.learning_rate, weight_decay=0.0
+        )
+
+    def distill(self, pairs: Sequence[Pair]) -> StepReport:
+        """One optimizer step on the mean reverse KL over all tokens; the version rises by one.
+
+        ``distill/kl`` is that mean before the step, in nats per token.
+
+        Raises:
+            TrainerError: there is nothing to learn from, a sequence does not fit, or loss or
+                gradient is not finite; the weights are as before.
+        """
+        started = time.perf_counter()
+        for pair in pairs:
+            self._check_sequence(pair.student_ids, pair.completion_ids)
+            self._check_sequence(pair.teacher_ids, pair.completion_ids)
+        tokens = sum(len(pair.completion_ids) for pair in pairs)
+        if not tokens:
+            raise TrainerError("a distillation step needs at least one completion token; got none")
+        self._adam.zero_grad()
+        total = 0.0
+        vocabulary = self._saved_configs[0].get_text_config().vocab_size
+        budget = min(self._config.slow.tokens_per_micro_batch, max(1, LOGITS // vocabulary))
+        lengths = [
+            max(len(p.student_ids), len(p.teacher_ids)) + len(p.completion_ids) for p in pairs
+        ]
+        for rows in micro_batches(lengths, budget):
+            loss = self._loss([pairs[i] for i in rows])
+            self._trainer.accelerator.backward(loss / tokens)
+            total += loss.item()
+        norm = clip_grad_norm_(self._trained, self._config.slow.max_grad_norm)
+        if not (norm.isfinite() and torch.tensor(total).isfinite()):
+            raise TrainerError(
+                f"loss is {total / tokens} and gradient norm {norm.item()} on {len(pairs)} answers;"
+                " the weights were left as they are. A lower distill.learning_rate may help"
+            )
+        self._adam.step()
+        self._policy = Policy(self._policy.model, version=self._policy.version + 1)
+        numbers = {
+            "kl": total / tokens,
+            "tokens": float(tokens),
+            "answers": float(len(pairs)),
+            "grad_norm": norm.item(),
+            "seconds": time.perf_counter() - started,
+        }
+        return StepReport(self._policy.version, {f"distill/{k}": v for k, v in numbers.items()})
+
+    def _loss(self, pairs: Sequence[Pair]) -> Tensor:
+        """Sum over tokens of the reverse KL."""
+        with torch.no_grad():
+            theirs = self._at_completions(self._teacher, [p.teacher_ids for p in pairs], pairs)
+        ours = self._at_completions(self._model, [p.student_ids for p in pairs], pairs)
+        return reverse_kl(ours, theirs).sum()
+
+    def _at_completions(
+        self, model: Any, prompts: Sequence[Sequence[int]], pairs: Sequence[Pair]
+    ) -> Tensor:
+        """Logits that predict each completion token, all answers in a row: (N, V), over T."""
+        sequences = [[*q, *p.completion_ids] for q, p in zip(prompts, pairs, strict=True)]
+        ids = pad(sequences, torch.long).to(self._model.device)
+        mask = pad([[1] * len(s) for s in sequences], torch.long).to(self._model.device)
+        with self._trainer.accelerator.autocast():
+            logits = model(input_ids=ids, attention_mask=mask).logits.float()
+        rows = [
+            logits[i, len(q) - 1 : len(s) - 1]
+            for i, (q, s) in enumerate(zip(prompts, sequences, strict=True))
+        ]
+        return torch.cat(rows) / self._config.sampling.temperature

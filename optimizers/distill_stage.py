@@ -1,0 +1,104 @@
+"""The finishing stage: fold the champion's instruction into the weights (``[distill]``).
+
+Student and teacher are one policy. The student answers the next problems under the seed
+instruction; a copy of it, frozen when the stage begins, reads these answers under the champion's;
+the student is pulled towards what the copy would have said. See :mod:`optimizers.distill`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from fst_agents.config import RunConfig
+from fst_agents.errors import TrainerError
+from fst_agents.rollouts import Runner
+from fst_agents.run_dir import RunDir
+from fst_agents.stream import ProblemStream
+from fst_agents.types import Candidate, Problem, Rollout, Sampling, Spend, StepReport
+from optimizers.books import Books
+from optimizers.distill_pairs import DictatingHost, Pair, pairs_of
+from optimizers.fast_rollouts import refuse_useless, tokens
+from optimizers.plan import distill_steps
+
+if TYPE_CHECKING:  # it imports trl, which takes seconds
+    from optimizers.distill import Distiller
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the stage works with. ``reader`` runs the same program on ``dictating``."""
+
+    config: RunConfig
+    runner: Runner
+    reader: Runner
+    dictating: DictatingHost
+    distiller: Distiller
+    stream: ProblemStream
+    run_dir: RunDir
+    books: Books
+
+    def run(self, seed: Candidate, champion: Candidate, step: int) -> None:
+        """All its steps; ``step`` is the number of the last RL step before. The host serves the
+        distilled weights when this returns.
+
+        Its rollouts and gradient steps count as those of the slow phase. Where the champion is the
+        seed there is nothing to fold in, and nothing is spent.
+
+        Raises:
+            TrainerError: no answer could be paired with the teacher's, or a step failed.
+        """
+        if seed.id == champion.id:
+            return
+        for number in range(1, distill_steps(self.config) + 1):
+            problems = self.stream.next()
+            rollouts = self._answer(problems, seed, number)
+            pairs, left_out = self._read(problems, rollouts, champion, number)
+            if not pairs:
+                raise TrainerError(
+                    f"[distill]: none of {len(rollouts)} answers could be paired with a prompt "
+                    "under the champion's instruction; the program goes another way under it"
+                )
+            report = self.distiller.distill(pairs)
+            self._serve()
+            self.books.pay(Spend(gradient_steps=1))
+            scores = [r.score for r in rollouts if r.score is not None]
+            more = {"distill/reward": fmean(scores), "distill/left_out": float(left_out)}
+            self.books.enter(
+                "slow", step + number, StepReport(step + number, {**report.metrics, **more})
+            )
+
+    def _answer(self, problems: Sequence[Problem], seed: Candidate, number: int) -> list[Rollout]:
+        """What the student says under the seed instruction."""
+        jobs = [(p, seed) for p in problems for _ in range(self.config.distill.samples)]
+        rollouts = self.runner.collect(jobs, self._sampling, label=f"distill-{number}")
+        self.books.pay(Spend(slow_rollouts=len(rollouts), tokens=tokens(rollouts)))
+        self.run_dir.add_rollouts("distill", rollouts)
+        refuse_useless(rollouts, self.config)
+        return rollouts
+
+    def _read(
+        self,
+        problems: Sequence[Problem],
+        rollouts: Sequence[Rollout],
+        champion: Candidate,
+        number: int,
+    ) -> tuple[list[Pair], int]:
+        """The same answers under the champion's instruction, and how many could not be paired."""
+        self.dictating.dictate(rollouts)
+        jobs = [(p, champion) for p in problems for _ in range(self.config.distill.samples)]
+        read = self.reader.collect(jobs, self._sampling, label=f"distill-{number}")
+        train = self.config.slow.train
+        return pairs_of(rollouts, read, None if train == "*" else dict.fromkeys(train))
+
+    def _serve(self) -> None:
+        folder = self.run_dir.policy_folder(self.distiller.policy.version)
+        self.runner.host.update(self.distiller.publish(folder))
+        self.run_dir.prune_policies()
+
+    @property
+    def _sampling(self) -> Sampling:
+        settings = self.config.sampling
+        return Sampling(settings.temperature, max_tokens=settings.max_tokens)

@@ -1,0 +1,138 @@
+"""The shipped tasks from the command line: listed, evaluated, run on the least of everything."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import pytest
+from processes import fst, result
+
+from programs.catalog import TASKS
+from tests.serving.checkpoints import save_model
+
+SMALL = ["--set", "task.val_size=4", "--set", "task.train_size=16", "--set", "eval.samples=1"]
+
+
+class Oracle(BaseHTTPRequestHandler):
+    """Chat completions, OpenAI's way: answers every field that is asked for with ``none``."""
+
+    bodies: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.bodies.append(body)
+        asked = body["messages"][-1]["content"].rpartition("Respond with")[2]
+        names = [n for n in re.findall(r"\[\[ ## (\w+) ## \]\]", asked) if n != "completed"]
+        said = [f"[[ ## {name} ## ]]\nnone" for name in names]
+        text = "\n\n".join([*said, "[[ ## completed ## ]]"])
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": text},
+        }
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
+        payload = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    Oracle.bodies = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Oracle)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def test_tasks_lists_them_all_and_shows_one(tmp_path: Path) -> None:
+    assert list(result(fst("tasks", "--json", cwd=tmp_path))) == list(TASKS)
+    shown = result(fst("tasks", "star_graph", "--json", cwd=tmp_path))
+    assert shown["summary"] == TASKS["star_graph"].summary
+    assert shown["options"]["degree"] == 4
+    refused = fst("tasks", "chess", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "no task 'chess'; there are digits" in refused.stderr
+
+
+def test_the_seed_program_runs_on_the_embedded_policy(tmp_path: Path) -> None:
+    found = result(fst("eval", "--task", "digits-pipeline", "--json", *SMALL, cwd=tmp_path))
+    assert found["model"] == "micro"
+    assert (found["examples"], found["runs"]) == (4, 4)
+    assert found["outcomes"] == {"ok": 4}
+    assert 0.0 <= found["interval"][0] <= found["score"] <= found["interval"][1] <= 1.0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_seed_program_runs_on_any_litellm_model(tmp_path: Path, endpoint: str) -> None:
+    found = result(
+        fst(
+            *("eval", "--task", "triage", "--lm", "openai/any", "--json", *SMALL),
+            *("--set", f'fast.reflection_args.api_base="{endpoint}"'),
+            *("--set", 'fast.reflection_args.api_key="k"'),
+            cwd=tmp_path,
+        )
+    )
+    assert (found["model"], found["runs"]) == ("openai/any", 4)
+    assert found["outcomes"] == {"ok": 4}
+    assert {"action", "category", "urgency", "fields"} <= set(found["objectives"])
+    assert len(Oracle.bodies) == 4 * 3  # three predictors
+    limits = {body.get("max_tokens", body.get("max_completion_tokens")) for body in Oracle.bodies}
+    assert limits == {1024}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval"], "either a run directory or --task"),
+        (["eval", "--task", "chess"], "task.name: no task 'chess'"),
+        (["eval", "--task", "digits", "--lm", "nobody"], "not a LiteLLM model name"),
+        (["train"], "nothing to train"),
+        (["train", "--program", "m:b"], "task.metric: a program of your own needs it"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    done = fst(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["star_graph", "code_output", "math_word", "claims", "triage"])
+def test_a_task_runs_on_the_least_of_everything(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(f'run_dir = "run"\n[task]\nname = "{name}"\n')
+    done = result(fst("train", "run.toml", "--smoke", "--json", cwd=tmp_path))
+    assert (done["task"], done["cycles"]) == (name, 1)
+    assert done["rollouts"]["slow"] == 2 * 4
+    assert 2 * 2 <= done["rollouts"]["fast"] <= 12
+    assert all(calls["calls"] > 0 for calls in list(done["predictors"].values())[:1])
+    assert (tmp_path / "run" / "result" / "program.json").exists()
+
+
+@pytest.mark.vllm
+def test_a_task_runs_on_a_checkpoint_of_one_s_own_served_by_vllm(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tied=False, context=4096)
+    (tmp_path / "run.toml").write_text(
+        'run_dir = "run"\n[task]\nname = "math_word"\n[policy]\nmodel = "./model"\n'
+        '[serve]\nhost = "vllm"\n'
+    )
+    done = result(fst("train", "run.toml", "--smoke", "--json", cwd=tmp_path, timeout=500))
+    assert done["rollouts"]["slow"] == 2 * 4
+    assert done["predictors"]["solve.predict"]["calls"] > 0

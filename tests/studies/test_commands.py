@@ -1,0 +1,78 @@
+"""``fst compare`` and ``fst study`` as a user meets them: one clear line, and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import ROOT, fst, result
+
+RUN = str(ROOT / "experiments/runs/fst.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["compare", RUN, "--arms", "fst,ppo"], ["no arm 'ppo'; there are fst, rl"]),
+        (["compare", "absent.toml"], ["absent.toml: no such run file"]),
+        (["study", "f1"], ["no study 'f1'; there are sample-efficiency"]),
+        (["study", "drift", "--targets", "99"], ["--targets: got 99, expected 1 to 8"]),
+        (
+            ["study", "drift", "--set", "budget.rollouts=9"],
+            ["budget.rollouts: got 9, but one cycle"],
+        ),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    arguments: list[str], lines: list[str], tmp_path: Path
+) -> None:
+    done = fst(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == len(lines)
+    assert all(line in text for line, text in zip(lines, said, strict=True)), said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compare_from_the_run_file_to_the_page(tmp_path: Path) -> None:
+    """Real runs, as small as they can be: two arms, one of them with the finishing stage."""
+    (tmp_path / "run.toml").write_text(
+        """
+[task]
+name = "digits"
+target = ["rotate_left", "swap_ends"]
+train_size = 16
+val_size = 4
+[serve]
+host = "local"
+[fast]
+population = 1
+rollouts = 12
+minibatch = 2
+[slow]
+steps_per_cycle = 1
+batch_size = 4
+group_size = 4
+[distill]
+steps = 1
+samples = 1
+[budget]
+cycles = 2
+[eval]
+samples = 1
+"""
+    )
+    arguments = ["compare", "run.toml", "--arms", "rl,distill", "--seeds", "1", "--out", "out"]
+    answer = result(fst(*arguments, "--json", cwd=tmp_path))
+    assert {arm: f["seeds"] for arm, f in answer["arms"].items()} == {"rl": 1, "distill": 1}
+    assert answer["arms"]["rl"]["rollouts"] == 48  # 56 // 16 = 3 RL steps
+    assert answer["arms"]["distill"]["rollouts"] <= 56
+    assert (tmp_path / answer["report"]).is_file()
+    assert "mlflow" in answer["mlflow"]
+    again = fst(*arguments, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "1 of 2" not in again.stderr
+    other = fst(*arguments, "--set", "slow.learning_rate=1e-3", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "holds results of another configuration" in other.stderr

@@ -1,0 +1,95 @@
+"""Peaks, levels and KL at matched reward, on curves small enough to read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.studies.continual import stage_peaks
+from experiments.studies.curves import (
+    Point,
+    between,
+    kl_ratio,
+    peak,
+    reaching,
+    smooth,
+    speed_up,
+)
+from experiments.studies.figures import mean_curve
+
+
+def made(*exact: float, every: int = 100, kl: float = 0.1) -> list[Point]:
+    """A curve with a point every 100 rollouts, whose KL rises with each."""
+    return [Point((i + 1) * every, e, e, kl * (i + 1)) for i, e in enumerate(exact)]
+
+
+def test_smoothing_stands_at_the_end_of_its_window() -> None:
+    found = smooth(made(0.0, 0.2, 0.4), 2)
+    assert [(p.rollouts, p.exact) for p in found] == [(200, 0.1), (300, pytest.approx(0.3))]
+    assert found[0].kl == pytest.approx(0.15)
+
+
+def test_a_curve_shorter_than_its_window_is_one_point() -> None:
+    assert [p.rollouts for p in smooth(made(0.0, 1.0), 6)] == [200]
+    assert smooth([], 6) == ()
+
+
+@given(st.lists(st.floats(0, 1), max_size=20), st.integers(1, 8))
+def test_smoothing_keeps_the_end_and_leaves_the_range(exact: list[float], window: int) -> None:
+    curve = made(*exact)
+    found = smooth(curve, window)
+    assert len(found) == (max(1, len(curve) - window + 1) if curve else 0)
+    if found:
+        assert found[-1].rollouts == curve[-1].rollouts
+        assert min(exact) - 1e-9 <= found[-1].exact <= max(exact) + 1e-9
+
+
+def test_no_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least 1"):
+        smooth([], 0)
+
+
+def test_the_peak_is_the_first_of_the_highest() -> None:
+    top = peak(made(0.1, 0.5, 0.5, 0.2))
+    assert top is not None
+    assert top.rollouts == 200
+    assert peak([]) is None
+
+
+def test_speed_up_is_rollouts_to_the_slow_arms_peak() -> None:
+    """RL peaks at 0.5 after 400; FST is there after 100, or never."""
+    rl = made(0.0, 0.1, 0.3, 0.5)
+    assert speed_up(rl, made(0.6, 0.9)) == 4.0
+    assert speed_up(rl, made(0.1, 0.4, 0.4)) == 0.0
+    assert speed_up([], made(0.5)) is None
+
+
+def test_kl_is_compared_at_the_highest_level_that_both_reach() -> None:
+    """Both reach 0.4: FST at its 1st step (KL 0.1), RL at its 4th (KL 0.8)."""
+    fst, rl = made(0.4, 0.8), made(0.0, 0.1, 0.2, 0.4, kl=0.2)
+    assert kl_ratio(fst, rl) == pytest.approx(0.1 / 0.8)
+    assert kl_ratio(fst, made(0.0, 0.0)) is None
+    assert kl_ratio(fst, made(0.4, kl=0.0)) is None
+    assert kl_ratio([], rl) is None
+
+
+def test_reaching_and_between() -> None:
+    curve = made(0.1, 0.2, 0.3)
+    assert reaching(curve, 0.15) == curve[1]
+    assert reaching(curve, 0.31) is None
+    assert between(curve, 100, 200) == (curve[1],)
+
+
+def test_the_peak_of_a_stage_does_not_see_the_stage_before() -> None:
+    """Two points a stage; a window of two over the switch would see (0.9 + 0.1) / 2."""
+    curve = tuple(made(0.7, 0.9, 0.1, 0.3, 0.0, 0.5))
+    assert stage_peaks(curve, 200, 2) == [pytest.approx(v) for v in (0.8, 0.2, 0.25)]
+    assert stage_peaks(curve[:2], 200, 2) == [pytest.approx(0.8), 0.0, 0.0]
+
+
+def test_a_run_that_has_ended_stays_where_it_was() -> None:
+    points = mean_curve([tuple(made(0.0, 1.0)), tuple(made(0.0, 0.0, 0.0, 0.0))], lambda p: p.exact)
+    assert points[0] == (100.0, 0.0)
+    assert points[-1] == (400.0, 0.5)
+    assert mean_curve([()], lambda p: p.exact) == []

@@ -1,0 +1,242 @@
+"""The studies on made-up cells: what they ask for, what they answer, and when they must not."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from made_up import ARMS, Arm, MadeUp, quick_scope
+
+from experiments.studies.catalog import STUDIES, chosen
+from experiments.studies.page import Grid
+from experiments.studies.protocol import Answer, judge
+from experiments.studies.run import run_studies
+from experiments.studies.scope import Scope, make_scope, read_targets, take_targets
+from experiments.studies.sweep import RATES, choose, sweep, sweep_cells
+from fst_agents.errors import ConfigError
+from programs import micro
+from programs.micro import phrasebook
+
+
+@pytest.fixture(scope="module")
+def scope() -> Scope:
+    return quick_scope()
+
+
+def run(name: str, scope: Scope, out: Path, made: MadeUp | None = None) -> dict[str, Any]:
+    made = MadeUp() if made is None else made
+    return run_studies(chosen(name), scope, out, command="fst study", run=made)
+
+
+# -- the targets ------------------------------------------------------------------------------
+
+
+def test_the_reported_targets_follow_from_the_rule() -> None:
+    held_out = json.loads((micro.path() / "quality.json").read_text("utf-8"))["held_out"]
+    accuracy = {pair: cell["sampled"] for pair, cell in held_out.items()}
+    fixed = read_targets()
+    assert take_targets(accuracy, fixed.development, 8) == list(fixed.reported)
+    good = [t for t in fixed.reported if accuracy[" > ".join(t)] > 0.05]
+    assert list(fixed.quick) == [good[1], good[4]]
+
+
+def test_what_is_reported_was_neither_trained_on_nor_tuned_on() -> None:
+    fixed = read_targets()
+    assert set(fixed.reported) <= set(phrasebook.held_out_pairs())
+    assert not set(fixed.reported) & set(fixed.development)
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"targets": 9}, "--targets: got 9, expected 1 to 8"),
+        ({"seeds": 0}, "--seeds: got 0"),
+        ({"overrides": ["task.name=digits-pipeline"]}, "the targets are rules of 'digits'"),
+        ({"overrides": ["slow.colour=red"]}, "slow.colour: unknown key"),
+    ],
+)
+def test_a_wrong_request_is_one_line(asked: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        make_scope(**asked)
+
+
+# -- the studies ------------------------------------------------------------------------------
+
+
+def test_all_studies_share_their_cells(scope: Scope, tmp_path: Path) -> None:
+    made = MadeUp()
+    result = run("all", scope, tmp_path / "out", made)
+    assert [r["study"] for r in result["studies"]] == list(STUDIES)
+    assert len(made.ran) == len(set(made.ran))
+    asked = sum(len(study.cells(scope)) for study in STUDIES.values())
+    assert len(made.ran) < asked / 2
+    again = MadeUp()
+    run("all", scope, tmp_path / "out", again)
+    assert again.ran == []
+
+
+def test_every_study_says_what_was_asked_of_it(scope: Scope, tmp_path: Path) -> None:
+    for told in run("all", scope, tmp_path / "out")["studies"]:
+        assert {"study", "paper", "ours", "holds", "n", "cells"} <= told.keys()
+        assert set(told["ours"]) == {"estimate", "low", "high"}
+        assert {"targets", "seeds"} <= told["n"].keys()
+        assert isinstance(told["holds"], bool)
+        assert told["words"].startswith(f"{told['finding']} {told['verdict']}")
+        folder = tmp_path / "out" / told["study"]
+        assert json.loads((folder / "result.json").read_text("utf-8"))["study"] == told["study"]
+        readme = (folder / "README.md").read_text("utf-8")
+        for word in ("command", "machine", "time", "commit", "Protocol"):
+            assert word in readme
+        for figure in re.findall(r"\]\(([\w-]+\.svg)\)", readme):
+            ElementTree.parse(folder / figure)
+
+
+EXPECTED = {
+    # RL peaks at 0.6 when its 9 cycles end. FST passes that in its second cycle's second step: four
+    # steps of its window at 0.45 and two at 0.9. 9 / (1 + 2/6) = 6.75.
+    "sample-efficiency": (6.75, "holds"),
+    "forgetting": (0.0, "holds"),
+    "channels": (0.5, "holds"),
+    "prompts-alone": (0.5, "holds"),
+    "distill": (0.4, "holds"),
+    "plasticity": (0.0, "holds"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_made_up_arms_give_the_figure_that_was_made_up(
+    name: str, scope: Scope, tmp_path: Path
+) -> None:
+    told = run(name, scope, tmp_path / "out")
+    figure, verdict = EXPECTED[name]
+    assert told["ours"]["estimate"] == pytest.approx(figure, abs=0.01)
+    assert told["verdict"] == verdict
+
+
+def test_drift_is_measured_where_both_are_equally_good(scope: Scope, tmp_path: Path) -> None:
+    """At RL's peak of 0.6, RL has paid 2.0 × 0.6, and FST 0.1 × 0.6 in the same window."""
+    told = run("drift", scope, tmp_path / "out")
+    assert told["ours"]["estimate"] == pytest.approx(0.1 * 0.6 / (2.0 * 0.6), rel=0.05)
+    assert told["holds"] is True
+
+
+def test_a_higher_ceiling_is_seen_where_both_curves_have_flattened(
+    scope: Scope, tmp_path: Path
+) -> None:
+    made = MadeUp(arms={**ARMS, "rl": Arm(top=0.6, cycles=4)})
+    told = run("ceiling", scope, tmp_path / "a", made)
+    assert told["ours"]["estimate"] == pytest.approx(0.3, abs=0.03)
+    assert told["holds"] is True
+    made = MadeUp(arms={**ARMS, "fst": Arm(top=0.6, cycles=4), "rl": Arm(top=0.9, cycles=2)})
+    assert run("ceiling", scope, tmp_path / "b", made)["verdict"] == "does not hold"
+
+
+def test_an_arm_that_is_no_better_does_not_hold(scope: Scope, tmp_path: Path) -> None:
+    same = MadeUp(arms={**ARMS, "fst": ARMS["rl"]})
+    assert run("sample-efficiency", scope, tmp_path / "a", same)["verdict"] == "does not hold"
+    assert run("drift", scope, tmp_path / "b", same)["verdict"] == "does not hold"
+    lost = MadeUp(arms={**ARMS, "fst": Arm(0.9, 2, lost=0.3)})
+    assert run("forgetting", scope, tmp_path / "c", lost)["verdict"] == "does not hold"
+
+
+def test_a_smaller_effect_holds_weakly(scope: Scope, tmp_path: Path) -> None:
+    slower = MadeUp(arms={**ARMS, "fst": Arm(0.9, 6)})
+    told = run("sample-efficiency", scope, tmp_path / "out", slower)
+    assert 1 < told["ours"]["estimate"] < 3
+    assert (told["verdict"], told["holds"]) == ("holds weakly", False)
+
+
+def test_where_rl_never_learns_there_is_no_figure_and_it_is_said(
+    scope: Scope, tmp_path: Path
+) -> None:
+    made = MadeUp(arms={**ARMS, "rl": Arm(top=0.01, cycles=9)})
+    told = run("sample-efficiency", scope, tmp_path / "out", made)
+    assert told["ours"] == {"estimate": None, "low": None, "high": None}
+    assert told["verdict"] == "cannot be told"
+    assert told["more"]["rl_never_leaves_zero"] == 1.0
+    sooner = run("zero-reward", scope, tmp_path / "out", made)
+    assert sooner["ours"]["estimate"] > 3  # the budget of nine cycles over FST's two and less
+    assert sooner["more"] == {"rl_silent": 1.0, "fst_silent": 0.0}
+
+
+def test_a_failed_cell_forbids_a_verdict(scope: Scope, tmp_path: Path) -> None:
+    label = " → ".join(scope.targets[0])
+    told = run("channels", scope, tmp_path / "out", MadeUp(broken=(label,)))
+    assert (told["verdict"], told["holds"], told["failed"]) == ("cannot be told", False, 1)
+    assert [c["error"] for c in told["cells"] if "error" in c] == ["the server died"]
+    assert "the server died" in (tmp_path / "out/channels/README.md").read_text("utf-8")
+
+
+def test_a_chain_of_rules_is_judged_by_its_worst_stage(scope: Scope, tmp_path: Path) -> None:
+    told = run("continual", scope, tmp_path / "out")
+    arms = {cell["arm"] for cell in told["cells"]}
+    assert arms == {"fst", "rl"}
+    assert told["ours"]["estimate"] == pytest.approx(1.0, abs=0.02)
+    assert told["more"]["rl"] == pytest.approx(0.6 * 6 / 9 / 0.9, abs=0.02)
+
+
+def test_an_unknown_study_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no study 'f1'; there are sample-efficiency, .*, sweep"):
+        chosen("f1")
+
+
+def test_another_configuration_leaves_the_results_alone(scope: Scope, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("channels", scope, out)
+    other = replace(scope, base=scope.base.model_copy(update={"seed": 1}))
+    with pytest.raises(ConfigError, match="another configuration"):
+        run("channels", other, out)
+
+
+# -- judging ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "failed", "verdict"),
+    [
+        ([3.0, 4.0], 0, "holds"),
+        ([0.5, 9.0], 0, "holds weakly"),  # the estimate does, its interval does not
+        ([2.0, 2.0], 0, "holds weakly"),
+        ([1.0, 0.5], 0, "does not hold"),
+        ([3.0, 4.0], 1, "cannot be told"),
+        ([], 0, "cannot be told"),
+    ],
+)
+def test_verdicts(values: list[float], failed: int, verdict: str) -> None:
+    """At least 3 is asked for, 1 is no effect."""
+    answer = Answer([[v] for v in values], "", Grid((), ()))
+    assert judge(STUDIES["sample-efficiency"].protocol, answer, failed).verdict == verdict
+
+
+# -- the sweep --------------------------------------------------------------------------------
+
+
+def test_the_sweep_never_touches_a_reported_target(scope: Scope) -> None:
+    fixed = read_targets()
+    cells = [cell for own in sweep_cells(scope).values() for cell in own]
+    targets = {tuple(cell.config.task.options["target"]) for cell in cells}
+    assert targets == set(fixed.development)
+    assert {cell.config.slow.learning_rate for cell in cells} == set(RATES)
+    assert {cell.config.task.options["reward"] for cell in cells} == {"partial", "exact"}
+    assert {cell.config.arm for cell in cells} == {"rl"}
+
+
+def test_the_sweep_takes_the_lower_of_equal_rates(scope: Scope, tmp_path: Path) -> None:
+    told = sweep(scope, tmp_path / "out", command="fst study sweep", run=MadeUp())
+    assert told["learning_rate"] == min(RATES)
+    assert len(told["rows"]) == 2 * len(RATES)
+
+
+def test_a_rate_with_a_failed_run_is_not_chosen() -> None:
+    rows = [
+        {"reward": "partial", "learning_rate": 1e-4, "peak": 0.2},
+        {"reward": "partial", "learning_rate": 2e-4, "peak": None},
+        {"reward": "exact", "learning_rate": 4e-4, "peak": 0.9},
+    ]
+    assert choose(rows) == 1e-4
+    assert choose(rows[1:]) is None
