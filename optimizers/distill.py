@@ -7,7 +7,6 @@ and no importance ratio: answers are fresh, and only the student's logits carry 
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from transformers import AutoModelForCausalLM
 
 from fst_agents.config import RunConfig
 from fst_agents.errors import TrainerError
@@ -23,6 +23,7 @@ from fst_agents.types import Policy, StepReport
 from optimizers.distill_pairs import Pair
 from optimizers.slow_batches import micro_batches, pad
 from optimizers.slow_grpo import LOGITS, GrpoSlow
+from optimizers.trl_bridge import add_lora
 
 
 def reverse_kl(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
@@ -34,8 +35,9 @@ def reverse_kl(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
 class Distiller(GrpoSlow):
     """A policy that learns from a frozen copy of itself; publishes and scores as its parent does.
 
-    The copy is made at once, so it stays what the policy was when the stage began. It costs the
-    memory of a second model.
+    The copy is what the policy was when the stage began. It costs the memory of a second model, and
+    it is read from the disk: the trainer library binds a model's forward to that very model, so one
+    copied in memory may go on answering with the weights that are being trained.
 
     Raises:
         TrainerError, ConfigError: see :class:`GrpoSlow`.
@@ -43,11 +45,22 @@ class Distiller(GrpoSlow):
 
     def __init__(self, policy: Policy, config: RunConfig) -> None:
         super().__init__(policy, config)
-        self._teacher: Any = copy.deepcopy(self._model).requires_grad_(False).eval()
+        self._teacher = self._load_teacher(policy)
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
         self._adam = torch.optim.AdamW(
             self._trained, lr=config.distill.learning_rate, weight_decay=0.0
         )
+
+    def _load_teacher(self, policy: Policy) -> Any:
+        settings = self._config.policy
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            policy.model if policy.weights is None else str(policy.weights),
+            dtype=torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        if policy.adapter is not None:
+            model = add_lora(model, self._config, policy.adapter)
+        return model.requires_grad_(False).eval().to(self._model.device)
 
     def distill(self, pairs: Sequence[Pair]) -> StepReport:
         """One optimizer step on the mean reverse KL over all tokens; the version rises by one.

@@ -10,7 +10,7 @@ from experiments.studies.curves import Curve, between, peak, smooth
 from experiments.studies.learning import curve_of, curves_figure
 from experiments.studies.page import Grid
 from experiments.studies.protocol import Answer, Lookup, Protocol, Study
-from experiments.studies.scope import STAGE_CYCLES, UNREACHABLE, Scope, Target, name_of
+from experiments.studies.scope import STAGE_CYCLES, Scope, Target, name_of
 from fst_agents.config import Arm
 from optimizers.plan import cycle_rollouts
 
@@ -23,7 +23,7 @@ def _chain(scope: Scope, target: Target) -> tuple[Target, ...]:
 
 
 def _continual_cell(scope: Scope, arm: Arm, target: Target, seed: int) -> Cell:
-    changes = {"budget": {"cycles": STAGES * STAGE_CYCLES, "enough": UNREACHABLE}}
+    changes = {"budget": {"cycles": STAGES * STAGE_CYCLES}}
     return scope.cell(
         arm, target, seed, stages=Stages(_chain(scope, target), STAGE_CYCLES), changes=changes
     )

@@ -116,8 +116,7 @@ FORGETTING = Study(
         procedure=(
             "The cells of sample-efficiency. Before and after training, the ten single operations "
             "are asked 32 times each, every one under its own instruction, none of which was "
-            "evolved. The figure is the share right after minus before, with FST's weights. A run "
-            "ends when its task is solved, whatever its arm."
+            "evolved. The figure is the share right after minus before, with FST's weights."
         ),
         paper={"other tasks, seed prompt": "equal or better than RL"},
         measure="mean change of the share of other skills answered right, FST",

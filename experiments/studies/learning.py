@@ -92,7 +92,8 @@ SAMPLE_EFFICIENCY = Study(
         finding="F1",
         question="How many fewer rollouts does FST need to reach RL's running peak?",
         procedure=(
-            "fst and rl on every target and seed, equal rollouts. Curves are shares of exactly "
+            "fst and rl on every target and seed, equal rollouts, spent to the last: no run ends "
+            "because its task is solved. Curves are shares of exactly "
             "right training answers, averaged over the RL steps of a cycle, a point standing at "
             "the end of its window. RL's peak is the highest point of its curve; the figure is the "
             "rollouts RL had spent there over the rollouts, fast phase included, that FST had "

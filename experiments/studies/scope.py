@@ -142,9 +142,14 @@ def make_scope(
         problems.append(f"--targets: got {targets}, expected 1 to {len(offered)}")
     if seeds is not None and seeds < 1:
         problems.append(f"--seeds: got {seeds}, expected at least 1")
-    data: dict[str, Any] = {"task": {"name": "digits"}, "serve": {"host": "local"}}
-    if quick:
-        data["budget"] = {"cycles": QUICK_CYCLES}
+    # An arm that stops when its task is solved would drift less for having stopped, and could not
+    # reach the highest point of another's noise: in a study every arm spends its whole budget.
+    budget = {"enough": UNREACHABLE, **({"cycles": QUICK_CYCLES} if quick else {})}
+    data: dict[str, Any] = {
+        "task": {"name": "digits"},
+        "serve": {"host": "local"},
+        "budget": budget,
+    }
     config: RunConfig | None = None
     try:
         config = check(data, overrides)

@@ -112,19 +112,35 @@ def test_the_reported_kl_is_that_of_plain_transformers(distiller: Distiller, mod
     assert report.metrics["distill/tokens"] == 5
 
 
-def test_the_teacher_stays_what_it_was(distiller: Distiller, tmp_path: Path) -> None:
-    def teacher() -> dict[str, torch.Tensor]:
-        return {k: v.clone() for k, v in vars(distiller)["_teacher"].state_dict().items()}
+def test_the_teacher_goes_on_answering_as_it_did(distiller: Distiller, tmp_path: Path) -> None:
+    """Its answers, not only its weights."""
+    teacher, ids = vars(distiller)["_teacher"], torch.tensor([[3, 4, 5, 6]])
 
-    before = teacher()
-    for _ in range(3):
+    def answers() -> torch.Tensor:
+        with torch.no_grad():
+            return teacher(input_ids=ids).logits
+
+    before = answers()
+    for _ in range(5):
         distiller.distill(PAIRS)
-    assert all(torch.equal(before[name], value) for name, value in teacher().items())
-    policy = distiller.publish(tmp_path / "v3")
-    assert policy.version == 3
+    assert torch.equal(answers(), before)
+    policy = distiller.publish(tmp_path / "v5")
+    assert policy.version == 5
     folder = policy.adapter or policy.weights
     assert folder is not None
     assert load_file(next(folder.glob("*.safetensors")))
+
+
+def test_a_stage_begins_from_trained_weights(model: str, tmp_path: Path) -> None:
+    """Student and teacher are both what was published: before the first step they agree."""
+    with closing(Distiller(Policy(model), rate())) as first:
+        for _ in range(5):
+            first.distill(PAIRS)
+        trained = first.publish(tmp_path / "v5")
+    same = [Pair(p.teacher_ids, p.teacher_ids, p.completion_ids) for p in PAIRS]
+    with closing(Distiller(trained, rate())) as second:
+        assert second.policy.version == 5
+        assert second.distill(same).metrics["distill/kl"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_how_a_step_is_cut_into_micro_batches_does_not_matter(model: str) -> None:
