@@ -4,6 +4,8 @@ VENV := .venv
 STAMP := $(VENV)/.set-up
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export HF_HUB_OFFLINE := 1
+# Without cached bytecode every start would compile torch, trl and vllm anew: half a minute each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check set-up format clean
 
