@@ -344,19 +344,21 @@ def _command_line() -> str:
 @app.command()
 def bench(
     name: Annotated[
-        str, typer.Argument(help="Benchmark: rollouts, rollouts-local, slow-step or resume.")
+        str, typer.Argument(help="rollouts, rollouts-local, slow-step, resume, soak, soak-vllm.")
     ],
     pairs: Annotated[int, typer.Option(min=1, help="Interleaved pairs of ours and peer.")] = 5,
     kills: Annotated[int, typer.Option(min=1, help="resume: how often the run is killed.")] = 20,
+    minutes: Annotated[int, typer.Option(min=1, help="soak: how long the run is watched.")] = 120,
     as_json: Json = False,
 ) -> None:
-    """A ratio against a peer, measured in the same run; or whether a killed run loses anything."""
+    """A ratio against a peer; whether a killed run loses anything; whether a long one grows."""
     from experiments.bench import BENCHES
 
     with command(as_json) as result:
         if name not in BENCHES:
             raise ConfigError(f"no benchmark {name!r}; there are {', '.join(sorted(BENCHES))}")
-        result |= BENCHES[name](kills if name == "resume" else pairs)
+        count = {"resume": kills, "soak": minutes, "soak-vllm": minutes}.get(name, pairs)
+        result |= BENCHES[name](count)
     if not as_json:
         Console().print_json(data=result)
 
