@@ -1,8 +1,8 @@
 """What learns: prompts (GEPA), weights (GRPO), both (FastSlow), and the baselines."""
 
 from fst_agents._layout import check_layout
-from optimizers.arms import FastSlow, Gepa, Grpo, Sequential
+from optimizers.arms import Distill, FastSlow, Gepa, Grpo, Sequential
 
 check_layout()
 
-__all__ = ["FastSlow", "Gepa", "Grpo", "Sequential"]
+__all__ = ["Distill", "FastSlow", "Gepa", "Grpo", "Sequential"]
