@@ -22,7 +22,15 @@ from fst_agents.errors import ConfigError, FstError
 from fst_agents.preflight import preflight
 from fst_agents.run_dir import RunDir
 from fst_agents.serving.choose import choose
-from optimizers.plan import FastPhase, plan, total_rollouts
+from optimizers.plan import (
+    FastPhase,
+    adapts,
+    cycle_rollouts,
+    plan,
+    slow_step_rollouts,
+    total_rollouts,
+    training_rollouts,
+)
 from programs.catalog import TASKS
 
 
@@ -64,7 +72,11 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     phases = plan(config)
     fast = sum(p.rollouts for p in phases if isinstance(p, FastPhase))
     steps = sum(p.steps for p in phases if not isinstance(p, FastPhase))
-    slow = steps * config.slow.batch_size * config.slow.group_size
+    if adapts(config):  # each at its most: what the one does not spend, the other does
+        limit = training_rollouts(config)
+        fast = limit // cycle_rollouts(config) * config.fast.rollouts
+        steps = (limit - config.fast.rollouts) // slow_step_rollouts(config)
+    slow = steps * slow_step_rollouts(config)
     cells = {"fst": 4, "sequential": 4, "gepa": 2, "rl": 2}[config.arm]
     task = build_task(config)
     skills = sum(len(skill.problems) for skill in task.skills)

@@ -16,7 +16,7 @@ from rich.progress import (
 
 from fst_agents.config import RunConfig
 from fst_agents.types import Population, StepReport
-from optimizers.plan import FastPhase, Phase, phase_rollouts, slow_step_rollouts
+from optimizers.plan import FastPhase, Phase, most_rollouts, slow_step_rollouts
 
 
 class Bar:
@@ -52,7 +52,7 @@ class Bar:
     def begin(self, phases: Sequence[Phase], config: RunConfig) -> None:
         """The plan is known: the bar gets its length."""
         self._step_rollouts = slow_step_rollouts(config)
-        total = sum(phase_rollouts(phase, config) for phase in phases)
+        total = most_rollouts(phases, config)
         self._progress.update(self._task, total=total, description="cycle 1")
 
     def fast(self, phase: FastPhase, report: StepReport, population: Population) -> None:

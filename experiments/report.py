@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from experiments.charts import duration, lineage, number, percent
-from experiments.report_learning import charts, cycles, family, path_to
+from experiments.report_learning import charts, cycles, family, path_to, schedule
 from experiments.report_outcomes import candidates, outcomes, predictors, tally
 from fst_agents.run_dir import RunDir
 from fst_agents.tracking.mlflow_tracker import url_hint
@@ -79,6 +79,7 @@ def context(run: RunDir) -> dict[str, Any]:
         "lineage": Markup(lineage(records)),
         "path": path_to(champion, known),
         "cycles": cycles(records, known),
+        "schedule": schedule(lines),
         "outcomes": outcomes(counted),
         "predictors": predictors(counted, lines),
         "candidates": candidates(counted),

@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from experiments.charts import Point, Series, line_chart
+from optimizers.schedule import SIGNALS, reason_of
 
 COLORS = ("c1", "c2", "c3", "c4", "c5", "c6")
 
@@ -156,6 +157,19 @@ def cycles(
             rows.append({**c, "mean": mean, "new": new, "texts": texts})
         rows.sort(key=lambda row: math.inf if row["mean"] is None else -row["mean"])
         out.append({**record, "rows": rows})
+    return out
+
+
+def schedule(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, bool, str, list[str]]]:
+    """What an adaptive schedule decided: RL step, whether Φ evolved, why, and its signals."""
+    out: list[tuple[int, bool, str, list[str]]] = []
+    for line in lines:
+        metrics = line["metrics"]
+        reason = reason_of(metrics)
+        if reason is not None:
+            found = (metrics.get(f"fast/signal/{name}") for name in SIGNALS)
+            shown = ["—" if value is None else f"{value:.3f}" for value in found]
+            out.append((line["step"], bool(metrics["fast/evolves"]), reason, shown))
     return out
 
 

@@ -22,6 +22,7 @@ ARMS: tuple[Arm, ...] = ("fst", "rl", "gepa", "sequential", "distill")
 
 
 Predictors = Literal["*"] | tuple[str, ...]
+Acceptance = Literal["strict_improvement", "improvement_or_equal", "beyond_noise"]
 
 
 class Section(BaseModel):
@@ -202,9 +203,37 @@ class FastConfig(Section):
     reflection_args: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="Further arguments of that model (api_base, …)."
     )
-    acceptance: Literal["strict_improvement", "improvement_or_equal"] = Field(
+    acceptance: Acceptance = Field(
         default="strict_improvement",
-        description="When a proposal replaces its parent on the minibatch.",
+        description="When a proposal that was tried on the minibatch is scored on the anchor set: "
+        "better than its parent, as good, or better by more than sampling noise.",
+    )
+    schedule: Literal["fixed", "adaptive"] = Field(
+        default="fixed",
+        description="A fast phase in every cycle, or only where it pays (fst and distill arms): "
+        "what is passed over goes to RL steps.",
+    )
+    adaptive_flat: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="adaptive: evolve if this share of a cycle's groups is flat below the best "
+        "score: they move no weights.",
+    )
+    adaptive_drop: float = Field(
+        default=0.1,
+        gt=0,
+        description="adaptive: evolve if a cycle's mean reward lies this far below the best one "
+        "since the last fast phase, in shares of task.score_range.",
+    )
+    adaptive_rise: float = Field(
+        default=0.02,
+        gt=0,
+        description="adaptive: evolve if the mean reward rose by less than this, in the same "
+        "shares, ...",
+    )
+    adaptive_patience: int = Field(
+        default=2, ge=2, description="... from the first to the last of so many cycles."
     )
     components: Literal["round_robin", "all"] = Field(
         default="round_robin", description="Predictors rewritten per proposal."

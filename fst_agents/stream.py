@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from fractions import Fraction
 
 from fst_agents.errors import ConfigError
 from fst_agents.types import Problem
@@ -47,6 +48,10 @@ class ProblemStream:
         """Pass over batches, as if they had been handed out."""
         self.cursor += batches
 
+    def keep_time(self, place: Fraction, rate: Fraction) -> None:
+        """Where a run stands whose batches do not tell: at ``place`` in batches of another one,
+        and further by ``rate`` with every batch. It matters only to problems that change."""
+
     def _batch(self, index: int) -> list[Problem]:
         per_epoch = len(self._problems) // self._batch_size
         epoch, place = divmod(index, per_epoch)
@@ -68,7 +73,14 @@ class StagedStream(ProblemStream):
         super().__init__([p for part in parts for p in part], batch_size, seed)
         self._parts = [ProblemStream(part, batch_size, seed) for part in parts]
         self._batches = batches
+        self._timed = 0
+        self._place, self._rate = Fraction(0), Fraction(1)
+
+    def keep_time(self, place: Fraction, rate: Fraction) -> None:
+        self._timed, self._place, self._rate = self.cursor, place, rate
 
     def _batch(self, index: int) -> list[Problem]:
-        part = min(index // self._batches, len(self._parts) - 1)
-        return self._parts[part]._batch(index - part * self._batches)
+        place = self._place + (index - self._timed) * self._rate
+        part = min(int(place // self._batches), len(self._parts) - 1)
+        # A run that keeps its own time has taken more batches by then, never fewer.
+        return self._parts[part]._batch(max(0, index - part * self._batches))

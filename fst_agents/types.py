@@ -338,6 +338,23 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """What one RL step earned: its mean reward, and the share of its groups that were ``flat``
+    below the best score."""
+
+    reward: float
+    flat: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What an adaptive schedule decides by: fast phases run so far, RL steps since the last."""
+
+    evolved: int = 0
+    pulses: tuple[Pulse, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """Where a run stands: enough to say what has been done and what is still to do.
 
@@ -356,6 +373,7 @@ class RunState:
     mlflow_run_id: str | None = None
     phase: int = 0
     rewards: tuple[float, ...] = ()
+    pace: Pace = field(default_factory=Pace)
     stopped: str | None = None
     predictors: Mapping[str, Mapping[str, int]] = field(
         default_factory=dict[str, Mapping[str, int]]

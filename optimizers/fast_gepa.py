@@ -30,14 +30,13 @@ from fst_agents.config import FastConfig
 from fst_agents.errors import ServingError
 from fst_agents.population import diverse_top_k, shared_scores
 from fst_agents.types import Candidate, Population, Problem, StepReport
+from optimizers.acceptance import PairedAcceptance, State
 from optimizers.fast_phase import Arena, check_request, score_anchor
 from optimizers.fast_record import PhaseRecord, phase_metrics, phase_record
 from optimizers.gepa_adapter import (
     ArenaAdapter,
     GuardedReflection,
-    PairedAcceptance,
     Phase,
-    State,
     gepa_score,
 )
 from optimizers.protocols import Evaluate

@@ -12,24 +12,21 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from gepa.core.adapter import EvaluationBatch, ProposalFn
-from gepa.core.state import GEPAState
-from gepa.proposer.base import CandidateProposal
 from gepa.proposer.reflective_mutation.reflection_lm import (
     ReflectionProposal,
     StatelessReflectionLM,
 )
-from gepa.strategies.acceptance import ImprovementOrEqualAcceptance, StrictImprovementAcceptance
 
 from fst_agents.errors import ReflectionError, RunDirError
 from fst_agents.outcomes import fields_read
 from fst_agents.types import Call, Candidate, Outcome, Problem, Rollout
+from optimizers.acceptance import PairedAcceptance
 from optimizers.fast_phase import Arena
 from optimizers.reflection import answer_fault
 
-State = GEPAState[Rollout, int]
 Batch = EvaluationBatch[Rollout, Rollout]
 Record = dict[str, Any]
 
@@ -115,34 +112,6 @@ def feedback_text(rollout: Rollout, call: Call) -> str:
         words.append(f"The program failed: {rollout.error}")
     said = [w for w in words if w.strip()]
     return "\n".join(said) if said else f"The score of this output is {rollout.score}."
-
-
-class PairedAcceptance:
-    """gepa's acceptance on the problems scored for parent *and* child; none in common: rejected."""
-
-    def __init__(self, kind: Literal["strict_improvement", "improvement_or_equal"]) -> None:
-        strict = kind == "strict_improvement"
-        self._criterion = (
-            StrictImprovementAcceptance() if strict else ImprovementOrEqualAcceptance()
-        )
-        self.parents: dict[str, int] = {}
-        """Candidate id → gepa's index of the parent, for every proposal judged."""
-
-    def should_accept(self, proposal: CandidateProposal[int], state: State) -> bool:
-        self.parents[Candidate(proposal.candidate).id] = proposal.parent_program_ids[0]
-        before = proposal.subsample_scores_before or []
-        after = proposal.subsample_scores_after or []
-        pairs = [
-            (b, a)
-            for b, a in zip(before, after, strict=True)
-            if not math.isnan(b) and not math.isnan(a)
-        ]
-        paired = dataclasses.replace(
-            proposal,
-            subsample_scores_before=[b for b, _ in pairs],
-            subsample_scores_after=[a for _, a in pairs],
-        )
-        return bool(pairs) and self._criterion.should_accept(paired, state)
 
 
 class GuardedReflection:

@@ -40,6 +40,7 @@ from optimizers.books import Books, Ledgers, Trainer
 from optimizers.fast_rollouts import FastRollouts, refuse_useless, tokens, write_down
 from optimizers.plan import FastPhase, Phase, SlowPhase
 from optimizers.protocols import FastOptimizer, SlowOptimizer
+from optimizers.schedule import Decision, Schedule
 
 LOGP_GAP = {"float32": 1e-3, "bfloat16": 0.25}
 """Largest |Δ log p| between host and trainer that is still the same policy, by precision.
@@ -102,6 +103,7 @@ class Loop:
         self.books = Books(parts.ledgers, parts.runner.learning)
         self._phase = 0
         self._rewards: list[float] = []
+        self._schedule = Schedule(parts.config)
         self._parts = parts
         self._run_dir, self._tracker = parts.ledgers.run_dir, parts.ledgers.tracker
         self._rollouts_seen = RolloutLedger(parts.config.fast.max_staleness)
@@ -124,6 +126,8 @@ class Loop:
         self.population, self.step, self.cycle = state.population, state.step, state.cycle
         self._phase, self._rewards = state.phase, [*state.rewards]
         self._parts.stream.cursor = state.cursor
+        self._schedule = Schedule(self._parts.config, state.pace)
+        self._schedule.keep_time(self._parts.stream, self.step)
         self._rollouts_seen.add(seen)
         self.books.take_up(state, history)
         self.stopped = state.stopped
@@ -141,19 +145,22 @@ class Loop:
         while self.stopped is None:
             phase = phases[self._phase]
             self.cycle = phase.cycle
-            if isinstance(phase, FastPhase):
-                self._evolve(phase)
-            else:
+            if isinstance(phase, SlowPhase):
                 self._learn()
+            elif (decision := self._schedule.decide(phase, self.step)).evolve:
+                self._evolve(phase, decision)
+            else:
+                self._pass_over(phase, decision)
             self._move_on(phases)
 
     def _move_on(self, phases: Sequence[Phase]) -> None:
         """One more fast phase or RL step is done: see where the run stands, and save it."""
         phase, late = phases[self._phase], self._out_of_time()
-        whole = isinstance(phase, FastPhase) or len(self._rewards) == phase.steps
+        spent_up = self._schedule.spent_up(self.step)
+        whole = isinstance(phase, FastPhase) or len(self._rewards) == phase.steps or spent_up
         if isinstance(phase, SlowPhase) and (whole or late) and self._solved():
             self.stopped = "budget.enough"
-        elif whole and self._phase + 1 == len(phases):
+        elif spent_up or (whole and self._phase + 1 == len(phases)):
             self.stopped = "done"
         elif late:
             self.stopped = TIME_IS_UP
@@ -172,10 +179,12 @@ class Loop:
 
     # -- the two phases -----------------------------------------------------------------------
 
-    def _evolve(self, phase: FastPhase) -> None:
+    def _evolve(self, phase: FastPhase, decision: Decision) -> None:
         """The fast phase: Φ evolves on the anchor set under fixed θ."""
         parts = self._parts
         assert parts.fast is not None
+        self._schedule.evolves()
+        self._schedule.keep_time(parts.stream, self.step)
         anchor = parts.stream.look_ahead(phase.batches)
         rollouts = FastRollouts(
             phase.cycle,
@@ -197,6 +206,8 @@ class Loop:
                 cycle=phase.cycle,
             )
             rollouts.close()
+            if self._schedule.adaptive:
+                report = replace(report, metrics={**report.metrics, **decision.metrics()})
             calls = int(report.metrics.get("fast/reflection_calls", 0))
             self.books.pay(Spend(fast_rollouts=evaluate.spent(), reflection_calls=calls))
             record = parts.fast.records[-1].to_dict()
@@ -208,12 +219,18 @@ class Loop:
             parts.stream.skip(phase.batches)
         parts.observer.fast(phase, report, self.population)
 
+    def _pass_over(self, phase: FastPhase, decision: Decision) -> None:
+        """No fast phase in this cycle: Φ stays, and its rollouts are left for RL steps."""
+        self.books.enter("fast", self.step, StepReport(phase.cycle, decision.metrics()))
+        self._parts.observer.note(f"cycle {phase.cycle + 1}: no fast phase, {decision.reason}")
+
     def _learn(self) -> None:
         """One RL step of the slow phase, on the next batch."""
         problems = self._parts.stream.next()
         groups = self._rollouts(problems)
         batch = self._batch(groups)
         report = self._update(batch, groups)
+        self._schedule.learnt(groups)
         self.books.enter("slow", self.step, report, batch.report.candidate_metrics())
         self._rewards.append(report.metrics["slow/reward"])
         self._parts.observer.slow(self.step, report)
@@ -305,6 +322,7 @@ class Loop:
             cursor=self._parts.stream.cursor,
             phase=self._phase,
             rewards=tuple(self._rewards),
+            pace=self._schedule.pace,
             stopped=self.stopped,
         )
         self.books.close(state, self._parts.slow)

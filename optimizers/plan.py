@@ -4,11 +4,14 @@ One cycle of fast-slow training (arXiv 2605.12484) costs the rollouts of its fas
 T · batch · G of its slow phase. The other arms get that total: ``rl`` turns all of it into RL
 steps, ``gepa`` all of it into fast phases, ``sequential`` does all fast phases first and all RL
 steps after them, and ``distill`` is fst with a finishing stage (:mod:`optimizers.distill_stage`)
-that is paid for first and is no phase of the plan.
+that is paid for first and is no phase of the plan. Under an adaptive schedule
+(:mod:`optimizers.schedule`) the plan has every phase that there may be: fast phases are passed
+over, and the run ends where its rollouts do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fst_agents.config import RunConfig
@@ -71,14 +74,24 @@ def distill_rollouts(config: RunConfig) -> int:
     return distill_steps(config) * config.slow.batch_size * config.distill.samples
 
 
+def training_rollouts(config: RunConfig) -> int:
+    """What an arm may spend on the phases of its plan."""
+    return total_rollouts(config) - distill_rollouts(config)
+
+
+def adapts(config: RunConfig) -> bool:
+    """Whether fast phases may be passed over; the other arms have nothing to choose between."""
+    return config.fast.schedule == "adaptive" and config.arm in ("fst", "distill")
+
+
 def plan(config: RunConfig) -> list[Phase]:
     """The phases of a run, in order. With those of the finishing stage, their rollouts never exceed
-    :func:`total_rollouts`.
+    :func:`total_rollouts`; under an adaptive schedule, those of the phases that are run do not.
 
     Raises:
         ConfigError: the budget does not pay for one cycle, or for one RL step.
     """
-    total = total_rollouts(config) - distill_rollouts(config)
+    total = training_rollouts(config)
     cycle, step = cycle_rollouts(config), slow_step_rollouts(config)
     steps_per_cycle = config.slow.steps_per_cycle
     least = step if config.arm == "rl" else cycle
@@ -96,6 +109,8 @@ def plan(config: RunConfig) -> list[Phase]:
         return _slow_phases(total // step, steps_per_cycle)
     if config.arm == "gepa":
         return [FastPhase(c, steps_per_cycle, cycle, passes=True) for c in range(cycles)]
+    if adapts(config):  # at most: one fast phase, and all the rest in RL steps
+        cycles = -(-(total - config.fast.rollouts) // (steps_per_cycle * step))
     apart = config.arm == "sequential"
     fast = [FastPhase(c, steps_per_cycle, config.fast.rollouts, apart) for c in range(cycles)]
     slow = [SlowPhase(c, steps_per_cycle) for c in range(cycles)]
@@ -109,6 +124,11 @@ def phase_rollouts(phase: Phase, config: RunConfig) -> int:
     if isinstance(phase, FastPhase):
         return phase.rollouts
     return phase.steps * slow_step_rollouts(config)
+
+
+def most_rollouts(phases: Sequence[Phase], config: RunConfig) -> int:
+    """The most rollouts that some phases of a plan pay for together."""
+    return min(sum(phase_rollouts(p, config) for p in phases), training_rollouts(config))
 
 
 def _slow_phases(steps: int, per_cycle: int) -> list[Phase]:

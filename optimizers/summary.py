@@ -41,6 +41,7 @@ def summarize(
             "eval": evaluation.rollouts if evaluation else 0,
         },
         "cycles": result.cycles,
+        "fast_phases": sum("fast/rollouts" in report.metrics for report in result.history),
         "steps": result.spend.gradient_steps,
         "policy_version": result.policy.version,
         "champion": champion.id,

@@ -59,6 +59,7 @@ class Digits:
         reward: `partial` scores the share of correct positions, `exact` all or nothing.
         train_size, val_size, test_size: Examples per split; no list of digits occurs twice.
         seed: Decides the examples.
+        instruction: What the program starts from.
 
     Raises:
         ValueError: An operation, the reward or a size is not valid.
@@ -70,6 +71,7 @@ class Digits:
     val_size: int = 64
     test_size: int = 128
     seed: int = 0
+    instruction: str = SEED_INSTRUCTION
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", check_rule(self.target))
@@ -87,7 +89,7 @@ class Digits:
     @property
     def program(self) -> DigitsProgram:
         """A fresh program with the seed instruction."""
-        return DigitsProgram()
+        return DigitsProgram(self.instruction)
 
     @property
     def trainset(self) -> list[dspy.Example]:
@@ -193,6 +195,9 @@ class DigitsOptions(Options):
     reward: Reward = Field(
         default="partial", description="Partial credit per position, or all or nothing."
     )
+    instruction: str = Field(
+        default=SEED_INSTRUCTION, min_length=1, description="What the program starts from."
+    )
 
     @field_validator("target")
     @classmethod
@@ -209,6 +214,7 @@ def build(options: DigitsOptions, seed: int) -> Task:
         val_size=options.val_size,
         test_size=options.test_size,
         seed=seed,
+        instruction=options.instruction,
     )
     return Task(
         program=digits.program,

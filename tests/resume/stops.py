@@ -239,6 +239,7 @@ def outcome(run: Run) -> dict[str, Any]:
         "version": run.loop.policy.version,
         "stopped": run.loop.stopped,
         "cursor": run.parts.stream.cursor,
+        "pace": run.run_dir.state().pace,
         "spend": _timeless(books.spend.to_dict()),
         "predictors": books.predictors,
         "history": [(r.step, _timeless(r.metrics)) for r in books.history],

@@ -17,6 +17,8 @@ CONFIGS = {
     "stale": small(fast={"max_staleness": 2}),
     "sequential": small(arm="sequential"),
     "rl": small(arm="rl"),
+    # Evolves, passes over, evolves again, and ends within a cycle.
+    "adaptive": small(fast={"schedule": "adaptive"}, budget={"cycles": 3}),
 }
 
 
