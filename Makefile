@@ -7,13 +7,16 @@ export HF_HUB_OFFLINE := 1
 # Without cached bytecode every start would compile torch, trl and vllm anew: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check set-up format clean
+.PHONY: demo test test-faults check set-up format clean
 
 demo: $(STAMP)
 	$(VENV)/bin/fst demo
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu and not faults"
+
+test-faults: $(STAMP)
+	$(VENV)/bin/python -m pytest tests/faults
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check

@@ -47,8 +47,8 @@ Noun = TypeVar("Noun")
 LOCK, DRAFT = "run.lock", ".run.toml.tmp"
 """Files that do not yet make a folder a run directory."""
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""What the system says of a disk that is full, read-only or broken."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What the system says of a disk that is full, read-only or broken, or of a limit on files."""
 
 
 def from_json(noun: type[Noun], data: Any) -> Noun:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from fst_agents.bridge import Batch, to_samples
 from fst_agents.config import RunConfig
-from fst_agents.errors import ServingError
+from fst_agents.errors import ServingError, TrainerError
 from fst_agents.ledger import LedgerEvaluate, RolloutLedger
 from fst_agents.rollouts import Runner
 from fst_agents.serving.host import PolicyHost
@@ -277,6 +277,7 @@ class Loop:
         assert slow is not None
         metrics = batch.report.metrics()
         report = slow.update(batch.samples)
+        _refuse_foreign(report, self._parts.config.policy.dtype)
         self.step += 1
         if batch.samples:
             self.books.pay(Spend(gradient_steps=1))
@@ -330,6 +331,21 @@ class Loop:
     def _out_of_time(self) -> bool:
         limit = self._parts.config.budget.seconds
         return limit is not None and self.books.seconds > limit
+
+
+def _refuse_foreign(report: StepReport, dtype: str) -> None:
+    """Refuse a step on samples that the policy has not drawn as they say.
+
+    The trainer scores them in any case, so this costs nothing; raised before the new weights are
+    served or saved, it leaves no trace of the step but in the trainer that ends with the run.
+    """
+    gap, limit = report.metrics.get("slow/logp_gap", 0.0), LOGP_GAP[dtype]
+    if not gap <= limit:
+        raise TrainerError(
+            f"a sample is not what this policy draws: mean |Δ log p| between sampler and trainer "
+            f"is {gap:.2g}, at most {limit:g} is rounding ({dtype}); its tokens or their "
+            "log-probabilities were changed on the way. The step is not kept"
+        )
 
 
 def logp_gap(

@@ -12,7 +12,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +114,17 @@ class GrpoSlow:
 
         Raises:
             StalePolicyError: a sample is of another policy version.
-            TrainerError: a sample cannot be trained on, or the loss or its gradient is not
-                finite. The weights are as before. After the latter the optimizer can still be
-                published and scored with, not updated.
+            TrainerError: a sample cannot be trained on, memory ran out, or the loss or its
+                gradient is not finite. The weights are as before. After the latter two the
+                optimizer can still be published and scored with, not updated.
         """
         started = time.perf_counter()
         for sample in samples:
             self._check(sample)
         numbers = {"tokens": 0.0}
         if samples:
-            numbers = self._thread.step(samples)
+            with self._memory():
+                numbers = self._thread.step(samples)
             self._policy = Policy(self._policy.model, version=self._policy.version + 1)
         numbers |= {
             "samples": float(len(samples)),
@@ -213,6 +214,21 @@ class GrpoSlow:
         self._thread.close()
         self._scratch.cleanup()
 
+    @contextlib.contextmanager
+    def _memory(self) -> Generator[None]:
+        """Says what to lower where memory runs out."""
+        try:
+            yield
+        except (TrainerError, RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error) and not _out_of_memory(error.__cause__):
+                raise
+            now = self._config.slow.tokens_per_micro_batch
+            raise TrainerError(
+                f"the trainer ran out of memory at slow.tokens_per_micro_batch = {now} ({error}); "
+                "continue with 'fst train --resume' and --set slow.tokens_per_micro_batch=N, or "
+                "serve.gpu_memory, lower"
+            ) from error
+
     def _check(self, sample: TrainingSample) -> None:
         if sample.policy_version != self._policy.version:
             raise StalePolicyError(
@@ -268,7 +284,12 @@ class GrpoSlow:
         training = model.training
         model.eval()
         try:
-            with torch.no_grad(), adapter, self._trainer.accelerator.autocast():
+            with (
+                self._memory(),
+                torch.no_grad(),
+                adapter,
+                self._trainer.accelerator.autocast(),
+            ):
                 return model(input_ids=ids, attention_mask=mask).logits.float()
         finally:
             model.train(training)
@@ -284,6 +305,13 @@ class GrpoSlow:
         self._model.save_pretrained(folder)
         for config in self._saved_configs:
             config.save_pretrained(folder)
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory has run out, of an accelerator or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch, on a CPU
+    )
 
 
 def _load(name: str, config: RunConfig) -> PreTrainedModel:

@@ -299,10 +299,13 @@ class SampleTrainer(GRPOTrainer):
 
 
 def _tally(output: Any, batch: dict[str, Tensor], cap: float) -> Tensor:
-    """Sums over a micro-batch's trained tokens, and last the largest ratio: see _summary."""
+    """Sums over a micro-batch's trained tokens, and last two maxima: see _summary."""
     trained = batch["tool_mask"] != 0
     width = trained.shape[1]
-    logps = output.log_probs[:, -width:].detach()[trained]
+    logps_BT = output.log_probs[:, -width:].detach()
+    gap_BT = (logps_BT - batch["old_per_token_logps"]).abs().masked_fill(~trained, 0.0)
+    gap_B = gap_BT.sum(dim=1) / trained.sum(dim=1).clamp(min=1)
+    logps = logps_BT[trained]
     ratio = torch.exp(logps - batch["old_per_token_logps"][trained])
     kl = torch.zeros_like(logps)
     if "ref_per_token_logps" in batch:
@@ -316,19 +319,22 @@ def _tally(output: Any, batch: dict[str, Tensor], cap: float) -> Tensor:
             (ratio > cap).float().sum(),
             kl.sum(),
             ratio.max(),
+            gap_B.max(),
         ]
     )
 
 
 def _summary(tallies: Sequence[Tensor]) -> dict[str, float]:
-    """Means over all trained tokens of a step."""
+    """Means over all trained tokens of a step. ``logp_gap``: of each sample, the mean |Δ log p|
+    between sampler and trainer; the largest of the batch."""
     table = torch.stack([*tallies])
-    tokens, entropy, ratio, capped, kl = table[:, :-1].sum(dim=0).tolist()
+    tokens, entropy, ratio, capped, kl = table[:, :-2].sum(dim=0).tolist()
     return {
         "tokens": tokens,
         "entropy": entropy / tokens,
         "ratio_mean": ratio / tokens,
-        "ratio_max": table[:, -1].max().item(),
+        "ratio_max": table[:, -2].max().item(),
+        "logp_gap": table[:, -1].max().item(),
         "cap_fraction": capped / tokens,
         "kl": kl / tokens,
     }

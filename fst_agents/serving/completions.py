@@ -18,6 +18,7 @@ MAX_SEQUENCES = 32
 
 _REASONS = ("stop", "length")
 _NO_LOGPROB = -9999.0  # what the server writes in place of minus infinity
+_ROUNDING = 1e-3  # how far above 0 half precision may take the log-probability of a sure token
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,12 @@ def _completion(choice: Mapping[str, Any], request: Request, version: int) -> Co
         raise ServingError("the server sampled from other prompt ids than it was sent")
     if not ids or len(ids) != len(logprobs):
         raise ServingError(f"{len(ids)} token ids came with {len(logprobs)} log-probabilities")
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise ServingError(f"token ids that are none: {ids!r:.200}; expected integers from 0")
     if not all(math.isfinite(x) and x > _NO_LOGPROB for x in logprobs):
-        raise ServingError(f"log-probabilities that are not finite: {logprobs}")
+        raise ServingError(f"log-probabilities that are not finite: {logprobs!r:.200}")
+    if max(logprobs) > _ROUNDING:
+        raise ServingError(f"a log-probability of {max(logprobs):g}; none is above 0")
     if choice["finish_reason"] not in _REASONS:
         raise ServingError(f"finish reason {choice['finish_reason']!r}; expected one of {_REASONS}")
     return Completion(tuple(ids), tuple(logprobs), choice["finish_reason"], version)

@@ -53,6 +53,10 @@ def connection(url: str, limit: int = 0) -> tuple[aiohttp.BaseConnector, str]:
     return aiohttp.TCPConnector(limit=limit, keepalive_timeout=_IDLE), url.rstrip("/")
 
 
+class LateError(ServingError):
+    """No answer within the time limit: the server may hang."""
+
+
 class VllmClient:
     """HTTP client of one server; lives in one event loop. ``timeout`` in seconds per request.
 
@@ -144,7 +148,7 @@ class VllmClient:
                 text = await answer.text(errors="replace")
                 status, kind = answer.status, answer.content_type
         except TimeoutError as error:
-            raise ServingError(f"{path}: no answer within {limit.total} s") from error
+            raise LateError(f"{path}: no answer within {limit.total} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise LostError(f"{self.url}{path}: {type(error).__name__}: {error}") from error
         if status != 200:

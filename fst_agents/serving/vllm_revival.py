@@ -1,9 +1,9 @@
 """What our server serves, beyond its death: it is started again once and given what it had.
 
-A server may call itself healthy while its engine is gone, and needs a moment to end after that. So
-a failure of the kind that a death causes only raises a suspicion, which is settled by one token or
-by the end of the process. Whatever kills a server twice in one run would do so again: the second
-death is final.
+A server may call itself healthy while its engine is gone or hangs, and needs a moment to end after
+that. So a failure of the kind that a death causes only raises a suspicion, which is settled by one
+token, by the end of the process, or by :data:`PATIENCE`. Whatever kills a server twice in one run
+would do so again: the second death is final.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from fst_agents.errors import ServingError
 from fst_agents.serving.completions import Bundle
 from fst_agents.serving.inbox import Request
-from fst_agents.serving.vllm_client import LostError, StatusError, VllmClient
+from fst_agents.serving.vllm_client import LateError, LostError, StatusError, VllmClient
 from fst_agents.serving.vllm_process import VllmServer
 from fst_agents.serving.vllm_weights import ServedWeights
 from fst_agents.types import Policy, Sampling
@@ -64,7 +64,8 @@ class LastingWeights:
 
     def note(self, error: Exception) -> None:
         """Take a failed request into account."""
-        if isinstance(error, LostError) or (isinstance(error, StatusError) and error.status >= 500):
+        broken = isinstance(error, StatusError) and error.status >= 500
+        if broken or isinstance(error, LostError | LateError):
             self._suspected = True
 
     async def serve(self, policy: Policy) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dspy
 from fakes import (  # pyright: ignore[reportMissingImports]  # of tests/loop
     SEED,
     Ask,
@@ -31,6 +32,7 @@ from fst_agents.config import RunConfig
 from fst_agents.json_files import read_lines
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
+from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
 from fst_agents.tracking.spool import Cursor, Spool
 from fst_agents.tracking.tracker import EventTracker
@@ -43,6 +45,10 @@ from optimizers.reflection import RecordedReflection, StandInReflection
 from optimizers.resume import Resumed, rollouts_seen, run_identity, take_back
 
 TIMINGS = {"fast/seconds", "serve/sync_seconds", "budget/seconds", "seconds"}
+
+
+LIMITS = Limits(concurrency=2, timeout=30, retries=0)
+SCRIPTED = Policy("scripted")
 
 
 class Stop(BaseException):
@@ -137,6 +143,19 @@ class PaidHost(LoggedHost):
         return super()._answer(new)
 
 
+@dataclass(frozen=True)
+class Cast:
+    """Who plays in an attempt; what is not named is healthy."""
+
+    program: Callable[[], dspy.Module] = Ask
+    metric: Callable[..., Any] = right
+    host: Callable[[], PolicyHost] = PaidHost
+    slow: Callable[[Policy, Path | None], ChainedSlow] = ChainedSlow
+    reflection: Callable[[], Callable[[str], str]] = StandInReflection
+    limits: Limits = LIMITS
+    policy: Policy = SCRIPTED
+
+
 @dataclass
 class Run:
     """One attempt at a run."""
@@ -145,7 +164,7 @@ class Run:
     parts: Parts
     config: RunConfig
     tracker: SpoolTracker
-    host: PaidHost
+    host: Any
     slow: ChainedSlow
     resumed: Resumed | None
     asked: list[str] = field(default_factory=list[str])
@@ -165,11 +184,12 @@ def small(**sections: Any) -> RunConfig:
     return tiny(**merged, **sections)
 
 
-def attempt(path: Path, config: RunConfig, fuse: Fuse) -> Run:
+def attempt(path: Path, config: RunConfig, fuse: Fuse, cast: Cast | None = None) -> Run:
     """Begin the run in ``path``, or go on with it."""
     phases, found = plan(config), questions(4)
     identity = run_identity(phases, found)
-    began = Policy("scripted")
+    cast = Cast() if cast is None else cast
+    began = cast.policy
     fresh = not (path / "run.toml").exists()
     run_dir = RunDir.create(path, config) if fresh else RunDir.open(path)
     checkpoints = Checkpoints(run_dir.checkpoint_folder, config.checkpoint.keep)
@@ -177,13 +197,13 @@ def attempt(path: Path, config: RunConfig, fuse: Fuse) -> Run:
     tracker = SpoolTracker(run_dir.tracking_spool)
     tracker.spool.rewind(0 if resumed is None else resumed.state.marks.tracker)
     tracker.commit()
-    host = PaidHost()
+    host = cast.host()
     policy = began if resumed is None else resumed.policy
     if resumed is not None:
         host.update(policy)
-    slow = ChainedSlow(policy, None if resumed is None else resumed.trainer)
+    slow = cast.slow(policy, None if resumed is None else resumed.trainer)
     asked: list[str] = []
-    source = StandInReflection()
+    source = cast.reflection()
 
     def ask(prompt: str) -> str:
         asked.append(prompt)
@@ -196,7 +216,7 @@ def attempt(path: Path, config: RunConfig, fuse: Fuse) -> Run:
         source=source,
     )
     fast = GepaFast(config.fast, reflect, config.seed)
-    runner = Runner(Ask(), right, host, limits=Limits(concurrency=2, timeout=30, retries=0))
+    runner = Runner(cast.program(), cast.metric, host, limits=cast.limits)
     stream = ProblemStream(found, config.slow.batch_size, seed=config.seed)
     ledgers = Ledgers(run_dir, tracker, checkpoints, reflect, identity)
     parts = Parts(config, host, runner, stream, ledgers, Silence(), fast, slow)

@@ -216,6 +216,7 @@ def test_errors_that_are_not_the_disk_s_stay_what_they_are(tmp_path: Path) -> No
         ("fast.reflection_args.api_key", True),
         ("fixed.judge.args.api_key", True),
         ("budget.seconds", True),
+        ("slow.tokens_per_micro_batch", True),
         ("run_dir", True),
         ("budget.secondsx", False),
         ("budget.cycles", False),

@@ -29,7 +29,7 @@ PROMPTS = [(3, 4, 5, 6), (7, 8), (9,)]
 COMPLETIONS = [(1, 2), (3, 4, 5, 6, 7), (8, 9, 10)]
 NUMBERS = {
     *("loss", "kl", "grad_norm", "learning_rate", "ratio_mean", "ratio_max", "cap_fraction"),
-    *("entropy", "tokens", "samples", "skipped", "seconds"),
+    *("logp_gap", "entropy", "tokens", "samples", "skipped", "seconds"),
 }
 
 

@@ -1,0 +1,11 @@
+"""Every fault there is a promise for, in the order of docs/reliability.md."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from disk_faults import DISK
+from program_faults import HOSTS, PROGRAMS, TRAINER
+from reflection_faults import REFLECTION
+
+FAULTS = [*PROGRAMS, *HOSTS, *REFLECTION, *TRAINER, *DISK]
