@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.tasks import (
@@ -18,10 +17,11 @@ from experiments.tasks import (
 from fst_agents.config import RunConfig, TaskConfig, examine, too_few
 from fst_agents.dspy_bridge import seed_candidate
 from fst_agents.dspy_fixed import fixed_models, learning_faults
-from fst_agents.errors import ConfigError, FstError
+from fst_agents.errors import ConfigError, FstError, RunDirError
 from fst_agents.preflight import preflight
 from fst_agents.run_dir import RunDir
-from fst_agents.serving.choose import choose
+from fst_agents.serving.choose import attached_key, choose
+from fst_agents.serving.vllm_settings import refuse_ours
 from optimizers.plan import (
     FastPhase,
     adapts,
@@ -31,6 +31,7 @@ from optimizers.plan import (
     total_rollouts,
     training_rollouts,
 )
+from optimizers.reflection import build_reflection
 from programs.catalog import TASKS
 
 
@@ -56,6 +57,9 @@ def check(
         lambda: _port(config),
         lambda: _run_dir(config),
         lambda: choose(config),
+        lambda: refuse_ours(config.serve.extra_args),
+        lambda: config.serve.url and attached_key(config.serve.api_key_env),
+        lambda: _reflection(config),
         lambda: build_task(config),
     ]
     found += [line for attempt in attempts for line in _trouble(attempt)]
@@ -77,7 +81,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         fast = limit // cycle_rollouts(config) * config.fast.rollouts
         steps = (limit - config.fast.rollouts) // slow_step_rollouts(config)
     slow = steps * slow_step_rollouts(config)
-    cells = {"fst": 4, "sequential": 4, "gepa": 2, "rl": 2}[config.arm]
+    cells = 2 if config.arm in ("gepa", "rl") else 4
     task = build_task(config)
     skills = sum(len(skill.problems) for skill in task.skills)
     evaluation = cells * len(task.valset) * config.eval.samples
@@ -167,6 +171,12 @@ def _policy_facts(config: RunConfig) -> dict[str, Any]:
     return {"tokenizer": tokenizer, "context_length": own if asked is None else min(own, asked)}
 
 
+def _reflection(config: RunConfig) -> None:
+    name, args = config.fast.reflection_lm, config.fast.reflection_args
+    if config.arm != "rl":
+        build_reflection(name, args, offline=lambda _: "")  # whether it knows the task: see below
+
+
 def _port(config: RunConfig) -> None:
     port = config.serve.port
     if port is None or config.serve.url is not None or choose(config)[0] != "vllm":
@@ -183,6 +193,9 @@ def _port(config: RunConfig) -> None:
 
 
 def _run_dir(config: RunConfig) -> None:
-    path = config.run_dir
-    if path is not None and path.exists():
-        RunDir(Path(path)).refuse_occupied()
+    if config.run_dir is None:
+        return
+    try:
+        RunDir(config.run_dir).refuse_unusable()
+    except RunDirError as error:
+        raise ConfigError(f"run_dir: {error}") from error

@@ -52,16 +52,22 @@ def command(as_json: bool) -> Generator[dict[str, Any]]:
     except (ConfigError, RunDirError) as error:
         lines = error.problems if isinstance(error, ConfigError) else [str(error)]
         for line in lines:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {one_line(line)}", file=sys.stderr)
         raise typer.Exit(2) from None
     except FstError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("interrupted; the run directory keeps what it had", file=sys.stderr)
         raise typer.Exit(130) from None
     if as_json:
         print(json.dumps(result))
+
+
+def one_line(text: str) -> str:
+    """A message as one printable line: what is quoted in it may be anything."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
 def _interrupt(*_: object) -> None:
@@ -230,7 +236,9 @@ def report(run_dir: RunFolder, as_json: Json = False) -> None:
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="'micro', a model folder or name, or a run.")],
-    port: Annotated[int | None, typer.Option(help="Port; a free one if absent.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; a free one if absent.")
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address; beyond 127.0.0.1 it takes --api-key-env.")
     ] = "127.0.0.1",
@@ -389,10 +397,12 @@ def pretrain(
     as_json: Json = False,
 ) -> None:
     """Train the embedded policy from nothing (CPU, minutes) and measure it."""
+    from experiments.folders import new_folder
     from programs.micro.pretrain import Recipe
     from programs.micro.pretrain import pretrain as run
 
     with command(as_json) as result:
+        new_folder(out)
         result |= run(out, Recipe(seed=seed)).summary()
     if not as_json:
         Console().print_json(data=result)

@@ -103,13 +103,15 @@ def _on_lm(task: Task, config: RunConfig, name: str) -> list[_Run]:
             f"--lm: {name!r} is not a LiteLLM model name; expected '<provider>/<model>', for "
             "example 'openai/gpt-5-mini'; a policy of this machine is --model"
         ) from error
-    model = dspy.LM(
-        name,
-        cache=False,
-        temperature=config.eval.temperature,
-        max_tokens=config.sampling.max_tokens,
-        **args,
-    )
+    settings: dict[str, Any] = {
+        "cache": False,
+        "temperature": config.eval.temperature,
+        "max_tokens": config.sampling.max_tokens,
+    }
+    try:
+        model = dspy.LM(name, **{**settings, **args})
+    except Exception as error:  # DSPy raises what its clients do
+        raise ConfigError(f"fast.reflection_args: {name!r} with {sorted(args)}: {error}") from error
     scorer = Scorer(_metric(task), score_range=task.score_range)
 
     def ask(job: tuple[str, dspy.Example]) -> _Run:

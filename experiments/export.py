@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.evaluate import final_policy
-from fst_agents.errors import RunDirError
+from experiments.folders import new_folder
 from fst_agents.run_dir import RunDir
 from fst_agents.types import Policy
 
@@ -50,9 +50,8 @@ def export(run_dir: Path, out: Path) -> dict[str, Any]:
     """
     run = RunDir.open(run_dir)
     policy, result = final_policy(run), run.result()
-    if out.exists():
-        raise RunDirError(f"{out}: exists already; name a new folder")
-    shutil.copytree(run.result_folder, out)
+    new_folder(out)
+    shutil.copytree(run.result_folder, out, dirs_exist_ok=True)
     serve = _serve_command(policy, out)
     trained = policy.adapter or policy.weights
     text = CARD.format(

@@ -37,7 +37,7 @@ def serve_until_interrupted(
     """
     key = chosen_key(host, api_key_env)  # before anything is loaded
     run = Path(model)
-    if (run / "run.toml").is_file():
+    if os.path.isfile(run / "run.toml"):  # Path.is_file fails on a name that is too long
         policy = final_policy(RunDir.open(run))
         config = RunDir.open(run).config()
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+from huggingface_hub.utils import validate_repo_id
 
 from experiments.own_task import own_task
 from fst_agents.config import RunConfig, TaskConfig, read_options
@@ -172,13 +173,19 @@ def model_path(model: str) -> str:
     """A folder or Hugging Face name; ``micro`` is the embedded policy's folder.
 
     Raises:
-        ConfigError: something that looks like a path and is not there.
+        ConfigError: something that looks like a path and is not there, or can be neither.
     """
     if model == MICRO:
         return str(micro.path())
-    path = Path(model).expanduser()
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if looks_like_path and not (path / "config.json").is_file():
+    try:
+        path = Path(model).expanduser()
+        known = (path / "config.json").is_file()
+        if not looks_like_path and not path.is_dir():
+            validate_repo_id(model)
+    except (OSError, ValueError, RuntimeError) as error:  # the latter: nobody has such a home
+        raise ConfigError(f"policy.model: {model!r:.100} is no model: {error!s:.300}") from error
+    if (looks_like_path or path.exists()) and not known:
         raise ConfigError(
             f"policy.model: {model!r} is no model folder (no config.json there); give 'micro', "
             "a folder saved by transformers, or a Hugging Face name such as 'Qwen/Qwen3-8B'"

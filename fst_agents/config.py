@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fst_agents.errors import ConfigError
+from fst_agents.plain_values import dotted, plain
 
 Arm = Literal["fst", "rl", "gepa", "sequential", "distill"]
 ARMS: tuple[Arm, ...] = ("fst", "rl", "gepa", "sequential", "distill")
@@ -23,6 +24,12 @@ ARMS: tuple[Arm, ...] = ("fst", "rl", "gepa", "sequential", "distill")
 
 Predictors = Literal["*"] | tuple[str, ...]
 Acceptance = Literal["strict_improvement", "improvement_or_equal", "beyond_noise"]
+
+MANY = 1_000_000
+"""Of anything that is counted; more would be a slip, and take a machine's memory or days."""
+
+LONG = 10_000_000.0
+"""Seconds that anything may be waited for, four months; threads cannot wait for ever."""
 
 
 class Section(BaseModel):
@@ -62,10 +69,13 @@ class TaskConfig(Section):
         default=None, description="Least and most a metric may return; outside it is an error."
     )
     train_size: int | None = Field(
-        default=None, ge=2, description="Training problems; default: the task's, or all you have."
+        default=None,
+        ge=2,
+        le=MANY,
+        description="Training problems; default: the task's, or all you have.",
     )
     val_size: int | None = Field(
-        default=None, ge=1, description="Validation problems of the 2×2; default likewise."
+        default=None, ge=1, le=MANY, description="Validation problems of the 2×2; default likewise."
     )
 
     @property
@@ -90,10 +100,11 @@ class PolicyConfig(Section):
 
     model: str = Field(
         default="micro",
+        min_length=1,
         description="'micro' (the embedded policy), a folder, or a Hugging Face name.",
     )
     train: Literal["lora", "full"] = Field(default="lora", description="Adapter or all weights.")
-    lora_rank: int = Field(default=32, ge=1, description="Rank of the adapter.")
+    lora_rank: int = Field(default=32, ge=1, le=8192, description="Rank of the adapter.")
     lora_alpha: float = Field(
         default=64.0, gt=0, description="Scale of the adapter (alpha / rank)."
     )
@@ -106,6 +117,7 @@ class PolicyConfig(Section):
     threads: int | None = Field(
         default=None,
         ge=1,
+        le=8192,
         description="CPU threads of torch; default: 1 for 'micro' (more only spin), else torch's.",
     )
     trust_remote_code: bool = Field(
@@ -120,7 +132,9 @@ class ServeConfig(Section):
         default="auto", description="'auto' takes vllm where an accelerator and vLLM are present."
     )
     url: str | None = Field(
-        default=None, description="Attach to this vLLM server instead of starting one."
+        default=None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s]*)?$",
+        description="Attach to this vLLM server instead of starting one.",
     )
     port: int | None = Field(
         default=None,
@@ -132,15 +146,17 @@ class ServeConfig(Section):
         default=None, description="Variable that holds the key of the attached server."
     )
     start_timeout: float = Field(
-        default=300.0, gt=0, description="Seconds to wait for a healthy server."
+        default=300.0, gt=0, le=LONG, description="Seconds to wait for a healthy server."
     )
     request_timeout: float = Field(
-        default=120.0, gt=0, description="Seconds one completion may take."
+        default=120.0, gt=0, le=LONG, description="Seconds one completion may take."
     )
-    max_batch: int = Field(default=256, ge=1, description="Most sequences sampled together.")
+    max_batch: int = Field(
+        default=256, ge=1, le=MANY, description="Most sequences sampled together."
+    )
     gpu_memory: float = Field(default=0.45, gt=0, le=1, description="Share of GPU memory for vLLM.")
     context_length: int | None = Field(
-        default=None, ge=16, description="vllm: cap of the context length."
+        default=None, ge=16, le=100 * MANY, description="vllm: cap of the context length."
     )
     extra_args: tuple[str, ...] = Field(
         default=(), description="Further arguments of 'vllm serve'."
@@ -151,29 +167,35 @@ class SamplingConfig(Section):
     """``[sampling]``: how rollouts are drawn. Training needs the untruncated distribution."""
 
     temperature: float = Field(
-        default=1.0, gt=0, description="Of training rollouts and of the trainer."
+        default=1.0, gt=0, le=100, description="Of training rollouts and of the trainer."
     )
     max_tokens: int = Field(
         default=16,
         ge=1,
+        le=MANY,
         description="Most completion tokens of one call; `fst` takes 1024 for a policy other than "
         "'micro' unless it is set.",
     )
-    concurrency: int = Field(default=64, ge=1, description="Rollouts that run at the same time.")
+    concurrency: int = Field(
+        default=64, ge=1, le=8192, description="Rollouts that run at the same time."
+    )
     timeout: float = Field(
-        default=120.0, gt=0, description="Seconds one rollout may take before masking."
+        default=120.0, gt=0, le=LONG, description="Seconds one rollout may take before masking."
     )
     retries: int = Field(
-        default=1, ge=0, description="Tries again after an infrastructure failure."
+        default=1, ge=0, le=100, description="Tries again after an infrastructure failure."
     )
     failure_score: float = Field(
         default=-0.1,
+        ge=-MANY,
+        le=MANY,
         description="What an unreadable, cut off or crashed rollout scores in training: below a "
         "wrong answer.",
     )
     partial_credit: float = Field(
         default=0.1,
         ge=0,
+        le=MANY,
         description="What an answer earns above that if some of its fields could be read: this "
         "times their share.",
     )
@@ -189,16 +211,21 @@ class FastConfig(Section):
     """``[fast]``: the evolution of Φ."""
 
     population: int = Field(
-        default=4, ge=1, description="K, members of Φ; must divide slow.group_size."
+        default=4, ge=1, le=MANY, description="K, members of Φ; must divide slow.group_size."
     )
     rollouts: int = Field(
         default=864,
         ge=1,
+        le=1000 * MANY,
         description="Rollouts of one fast phase, re-scoring included, exactly counted.",
     )
-    minibatch: int = Field(default=6, ge=1, description="Problems a proposal is tried on first.")
+    minibatch: int = Field(
+        default=6, ge=1, le=MANY, description="Problems a proposal is tried on first."
+    )
     reflection_lm: str = Field(
-        default="offline", description="'offline' (digits only) or any LiteLLM model name."
+        default="offline",
+        min_length=1,
+        description="'offline' (digits only) or any LiteLLM model name.",
     )
     reflection_args: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="Further arguments of that model (api_base, …)."
@@ -243,23 +270,29 @@ class FastConfig(Section):
         default="*", description="Predictors whose instructions evolve: '*' or a list of names."
     )
     max_staleness: int = Field(
-        default=0, ge=0, description="Versions by which a reused rollout's policy may lag."
+        default=0, ge=0, le=MANY, description="Versions by which a reused rollout's policy may lag."
     )
 
 
 class SlowConfig(Section):
     """``[slow]``: the training of θ."""
 
-    steps_per_cycle: int = Field(default=6, ge=1, description="T, RL steps after each fast phase.")
-    batch_size: int = Field(default=16, ge=1, description="Problems per RL step.")
-    group_size: int = Field(default=8, ge=2, description="G, rollouts per problem over all of Φ.")
-    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of AdamW.")
-    warmup_steps: int = Field(default=10, ge=0, description="Linear warm-up.")
+    steps_per_cycle: int = Field(
+        default=6, ge=1, le=MANY, description="T, RL steps after each fast phase."
+    )
+    batch_size: int = Field(default=16, ge=1, le=MANY, description="Problems per RL step.")
+    group_size: int = Field(
+        default=8, ge=2, le=MANY, description="G, rollouts per problem over all of Φ."
+    )
+    learning_rate: float = Field(
+        default=2e-4, gt=0, le=1.0, description="Peak learning rate of AdamW."
+    )
+    warmup_steps: int = Field(default=10, ge=0, le=MANY, description="Linear warm-up.")
     kl_coefficient: float = Field(
-        default=0.001, ge=0, description="Weight of the KL to the base model."
+        default=0.001, ge=0, le=MANY, description="Weight of the KL to the base model."
     )
     cispo_cap: float = Field(
-        default=4.0, gt=0, description="τ, upper bound of the importance ratio."
+        default=4.0, gt=0, le=MANY, description="τ, upper bound of the importance ratio."
     )
     weighting: Literal["problem", "rollout", "call"] = Field(
         default="problem", description="What averages together: a problem's tokens (the paper), …"
@@ -272,7 +305,7 @@ class SlowConfig(Section):
     )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Clipping of the gradient norm.")
     tokens_per_micro_batch: int = Field(
-        default=8192, ge=16, description="Padded tokens of one forward pass."
+        default=8192, ge=16, le=100 * MANY, description="Padded tokens of one forward pass."
     )
 
 
@@ -282,20 +315,23 @@ class DistillConfig(Section):
     """
 
     steps: int | None = Field(
-        default=None, ge=0, description="Steps of it; default: 96 in the distill arm, else none."
+        default=None,
+        ge=0,
+        le=MANY,
+        description="Steps of it; default: 96 in the distill arm, else none.",
     )
-    samples: int = Field(default=2, ge=1, description="Answers per problem and step.")
-    learning_rate: float = Field(default=2e-4, gt=0, description="Learning rate of AdamW.")
+    samples: int = Field(default=2, ge=1, le=MANY, description="Answers per problem and step.")
+    learning_rate: float = Field(default=2e-4, gt=0, le=1.0, description="Learning rate of AdamW.")
 
 
 class BudgetConfig(Section):
     """``[budget]``: when a run ends. Every arm gets the same number of rollouts."""
 
     cycles: int = Field(
-        default=12, ge=1, description="Cycles of the fst arm; others get its rollouts."
+        default=12, ge=1, le=MANY, description="Cycles of the fst arm; others get its rollouts."
     )
     rollouts: int | None = Field(
-        default=None, ge=1, description="Overrides the total that cycles imply."
+        default=None, ge=1, le=1000 * MANY, description="Overrides the total that cycles imply."
     )
     enough: float | None = Field(
         default=None,
@@ -310,8 +346,10 @@ class BudgetConfig(Section):
 class EvalConfig(Section):
     """``[eval]``: the 2×2 at the end."""
 
-    samples: int = Field(default=4, ge=1, description="n of mean@n.")
-    temperature: float = Field(default=1.0, ge=0, description="Sampling temperature of evaluation.")
+    samples: int = Field(default=4, ge=1, le=MANY, description="n of mean@n.")
+    temperature: float = Field(
+        default=1.0, ge=0, le=100, description="Sampling temperature of evaluation."
+    )
 
 
 class CheckpointConfig(Section):
@@ -319,9 +357,14 @@ class CheckpointConfig(Section):
     after every fast phase and after the last step of every cycle.
     """
 
-    every: int = Field(default=1, ge=1, description="RL steps from one checkpoint to the next.")
+    every: int = Field(
+        default=1, ge=1, le=MANY, description="RL steps from one checkpoint to the next."
+    )
     keep: int = Field(
-        default=2, ge=1, description="Checkpoints kept; a second one is there if one is damaged."
+        default=2,
+        ge=1,
+        le=MANY,
+        description="Checkpoints kept; a second one is there if one is damaged.",
     )
 
 
@@ -333,7 +376,7 @@ class TrackConfig(Section):
         default=None,
         description="Tracking URI; default: MLFLOW_TRACKING_URI, else SQLite in runs/.",
     )
-    experiment: str = Field(default="fst", description="Experiment name.")
+    experiment: str = Field(default="fst", min_length=1, description="Experiment name.")
 
 
 class RunConfig(Section):
@@ -341,7 +384,10 @@ class RunConfig(Section):
 
     arm: Arm = Field(default="fst", description="fst, rl, gepa, sequential or distill.")
     seed: int = Field(
-        default=0, ge=0, description="Seed of data order, sampling and initialisation."
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Seed of data order, sampling and initialisation.",
     )
     run_dir: Path | None = Field(
         default=None, description="Where the run writes; default runs/<name>."
@@ -412,8 +458,10 @@ def examine(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Run
 
     Where a value is wrong its default stands in, so that the rest can be examined further.
     """
-    merged: dict[str, Any] = json.loads(json.dumps(data, default=str))
-    problems = [p for text in overrides if (p := _override(merged, text))]
+    problems: list[str] = []
+    merged: dict[str, Any] = plain(data, problems)
+    problems += [p for text in overrides if (p := _override(merged, text))]
+    merged = plain(merged, problems)
     try:
         config = _validate(RunConfig, merged)
     except ValidationError as error:
@@ -444,8 +492,7 @@ def read_options(model: type[_M], data: Mapping[str, Any], section: str) -> _M:
 
 def _validate(model: type[_M], data: Mapping[str, Any]) -> _M:
     """Strictly: "8" is no number and 1 is not true. JSON's lists are tuples, its strings paths."""
-    text = json.dumps(data, ensure_ascii=False).encode(errors="replace")
-    return model.model_validate_json(text, strict=True)
+    return model.model_validate_json(json.dumps(data), strict=True)
 
 
 def _faults(data: Mapping[str, Any], error: ValidationError) -> dict[tuple[str, ...], list[Any]]:
@@ -528,7 +575,7 @@ def _override(data: dict[str, Any], text: str) -> str | None:
     """Apply one ``a.b=value`` in place; return what is wrong with it, if anything."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
-        return f"--set {text!r}: expected key=value, for example slow.learning_rate=3e-4"
+        return f"--set {text!r:.120}: expected key=value, for example slow.learning_rate=3e-4"
     try:
         read = tomllib.loads(f"value = {raw}")
     except (ValueError, RecursionError):
@@ -539,14 +586,14 @@ def _override(data: dict[str, Any], text: str) -> str | None:
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            return f"--set {text!r}: {parent!r} is a value, not a section"
+            return f"--set {text!r:.120}: {parent!r:.60} is a value, not a section"
     node[leaf] = value
     return None
 
 
 def _line(place: Sequence[str], faults: Sequence[Any]) -> str:
     """One line for one key: where, what was expected, got."""
-    where = ".".join(part if part.isprintable() else repr(part) for part in place)
+    where = dotted(place)
     if faults[0]["type"] == "extra_forbidden":
         return f"{where}: unknown key; see docs/run-file.md for the keys there are"
     messages = dict.fromkeys(str(f["msg"]).removeprefix("Value error, ") for f in faults)

@@ -108,11 +108,11 @@ class RunDir:
         """Take a new or empty folder for a run and write ``run.toml``.
 
         Raises:
-            RunDirError: the folder holds a run, finished or not, or anything else.
+            RunDirError: see :meth:`refuse_unusable`.
         """
         run = cls(path)
+        run.refuse_unusable()
         try:
-            run.refuse_occupied()
             path.mkdir(parents=True, exist_ok=True)
             with run.lock():
                 run.refuse_occupied()
@@ -123,9 +123,7 @@ class RunDir:
                     os.fsync(file.fileno())
                 (path / DRAFT).replace(path / "run.toml")
         except OSError as error:
-            raise RunDirError(
-                f"{path}: cannot be used as a run directory ({error}); choose another run_dir"
-            ) from error
+            raise _unusable(path, error) from error
         return run
 
     @classmethod
@@ -135,7 +133,7 @@ class RunDir:
         Raises:
             RunDirError: there is no ``run.toml``.
         """
-        if not (path / "run.toml").is_file():
+        if not os.path.isfile(path / "run.toml"):  # Path.is_file fails on a name that is too long
             raise RunDirError(f"{path}: no run directory (it has no run.toml)")
         return cls(path)
 
@@ -311,6 +309,22 @@ class RunDir:
         if self.finished:
             raise RunDirError(f"{self.path}: the run has finished; nothing to resume")
 
+    def refuse_unusable(self) -> None:
+        """Raise :class:`RunDirError` where no run can begin. Writes nothing.
+
+        The folder holds a run, finished or not, or anything else; or it could not be made or
+        written.
+        """
+        try:
+            self.refuse_occupied()
+            place = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+            if not place.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+            raise _unusable(self.path, error) from error
+
     def refuse_occupied(self) -> None:
         """Raise :class:`RunDirError` unless the folder is absent or empty."""
         if not self.path.exists():
@@ -326,6 +340,12 @@ class RunDir:
         else:
             return
         raise RunDirError(f"{self.path}: {what}; choose another run_dir or move it away")
+
+
+def _unusable(path: Path, error: Exception) -> RunDirError:
+    return RunDirError(
+        f"{path}: cannot be used as a run directory ({error}); choose another run_dir"
+    )
 
 
 def _folder(path: Path) -> Path:

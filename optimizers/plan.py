@@ -59,6 +59,9 @@ def total_rollouts(config: RunConfig) -> int:
     return config.budget.cycles * cycle_rollouts(config)
 
 
+MOST_CYCLES = 100_000
+"""More is a slip of the pen: the plan alone would take gigabytes."""
+
 DISTILL_STEPS = 96
 """Steps of the finishing stage in the distill arm."""
 
@@ -89,7 +92,8 @@ def plan(config: RunConfig) -> list[Phase]:
     :func:`total_rollouts`; under an adaptive schedule, those of the phases that are run do not.
 
     Raises:
-        ConfigError: the budget does not pay for one cycle, or for one RL step.
+        ConfigError: the budget does not pay for one cycle, or for one RL step, or for more than
+            :data:`MOST_CYCLES`.
     """
     total = training_rollouts(config)
     cycle, step = cycle_rollouts(config), slow_step_rollouts(config)
@@ -104,7 +108,12 @@ def plan(config: RunConfig) -> list[Phase]:
             f"settings costs {least}; raise it, or lower fast.rollouts, slow.steps_per_cycle, "
             "slow.batch_size or slow.group_size"
         )
-    cycles = total // cycle
+    cycles = total // (step * steps_per_cycle if config.arm == "rl" else cycle)
+    if cycles > MOST_CYCLES:
+        raise ConfigError(
+            f"budget: its {total} rollouts make {cycles:,} cycles, but a run has {MOST_CYCLES:,} "
+            "at most; lower it, or raise what one cycle takes"
+        )
     if config.arm == "rl":
         return _slow_phases(total // step, steps_per_cycle)
     if config.arm == "gepa":

@@ -111,6 +111,12 @@ class LiteLlmReflection:
         import litellm
         from litellm.exceptions import BadRequestError
 
+        taken = sorted({"model", "messages"} & set(args))
+        if taken:
+            raise ConfigError(
+                f"fast.reflection_args: {', '.join(taken)} cannot be given there; the model is "
+                "fast.reflection_lm, and its messages are gepa's"
+            )
         litellm.suppress_debug_info = True  # it would print advertisements to standard output
         try:
             litellm.get_llm_provider(model, api_base=args.get("api_base"))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from experiments.studies.curves import Point
 from fst_agents.config import RunConfig
+from fst_agents.redaction import public_config
 
 MACHINE = ("run_dir", "track", "checkpoint")
 """Sections that say where and how a run is kept, not what it is."""
@@ -70,9 +71,8 @@ def untracked(config: RunConfig) -> RunConfig:
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    """What of a configuration decides a result."""
-    data = config.model_dump(mode="json")
-    kept = {name: value for name, value in data.items() if name not in MACHINE}
+    """What of a configuration decides a result; secrets do not, and nobody should read them."""
+    kept = {name: value for name, value in public_config(config).items() if name not in MACHINE}
     return {**kept, "serve": {"host": config.serve.host}}
 
 

@@ -7,6 +7,7 @@ from its start, and one that was stopped goes on where it stood.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -48,18 +49,23 @@ def claim(out: Path, configuration: Mapping[str, Any]) -> None:
         ConfigError: it holds results of another configuration, or something else.
     """
     file, mark = out / "grid.json", digest(configuration)
-    if file.exists():
+    if os.path.isfile(file):  # Path.is_file fails on a name that is too long
         held = read_json(file)
+        if not isinstance(held, dict):
+            raise ConfigError(f"{file}: is no mark of a results folder; choose another --out")
         if held.get("configuration") != mark:
             raise ConfigError(
                 f"{out}: holds results of another configuration ({held.get('configuration')}, "
                 f"asked for {mark}); nothing was changed. Choose another --out"
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: is no results folder and not empty; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"configuration": mark, "settings": configuration})
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out}: is no results folder and not empty; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"configuration": mark, "settings": configuration})
+    except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+        raise ConfigError(f"--out: {out} cannot be made: {error}; choose another") from error
 
 
 def run_grid(

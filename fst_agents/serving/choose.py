@@ -121,7 +121,7 @@ def _vllm(config: RunConfig, policy: Policy, folder: Path) -> PolicyHost:
         return VllmHost.attach(
             serve.url,
             policy,
-            api_key=_key(serve.api_key_env),
+            api_key=attached_key(serve.api_key_env),
             request_timeout=serve.request_timeout,
             trust_remote_code=config.policy.trust_remote_code,
         )
@@ -129,10 +129,16 @@ def _vllm(config: RunConfig, policy: Policy, folder: Path) -> PolicyHost:
     return VllmHost.start(policy, settings, request_timeout=serve.request_timeout)
 
 
-def _key(variable: str | None) -> str | None:
-    """The attached server's key, from the variable that serve.api_key_env names."""
+def attached_key(variable: str | None) -> str | None:
+    """The attached server's key, from the variable that serve.api_key_env names.
+
+    Raises:
+        ServingError: there is no such variable.
+    """
     if variable is None:
         return None
     if variable not in os.environ:
-        raise ServingError(f"serve.api_key_env names {variable}, but there is no such variable")
+        raise ServingError(
+            f"serve.api_key_env: names {variable!r:.100}, but there is no such variable; set it"
+        )
     return os.environ[variable]

@@ -179,7 +179,11 @@ def test_whatever_toml_can_say_parses_or_is_a_config_error(
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**31), rate=st.floats(1e-8, 1.0), target=st.lists(st.text(min_size=1)))
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    rate=st.floats(1e-8, 1.0),
+    target=st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)),
+)
 def test_a_resolved_run_file_reads_back_as_itself(
     seed: int, rate: float, target: list[str]
 ) -> None:
