@@ -260,7 +260,7 @@ class FastConfig(Section):
         "shares, ...",
     )
     adaptive_patience: int = Field(
-        default=2, ge=2, description="... from the first to the last of so many cycles."
+        default=2, ge=2, le=MANY, description="... from the first to the last of so many cycles."
     )
     components: Literal["round_robin", "all"] = Field(
         default="round_robin", description="Predictors rewritten per proposal."

@@ -108,7 +108,8 @@ def plan(config: RunConfig) -> list[Phase]:
             f"settings costs {least}; raise it, or lower fast.rollouts, slow.steps_per_cycle, "
             "slow.batch_size or slow.group_size"
         )
-    cycles = total // (step * steps_per_cycle if config.arm == "rl" else cycle)
+    only_steps = config.arm == "rl" or adapts(config)
+    cycles = total // (step * steps_per_cycle if only_steps else cycle)
     if cycles > MOST_CYCLES:
         raise ConfigError(
             f"budget: its {total} rollouts make {cycles:,} cycles, but a run has {MOST_CYCLES:,} "
