@@ -301,7 +301,13 @@ def compare(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="A study, 'all', or 'sweep'; see docs/studies.md.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A finding's study, 'all', or what chooses settings: 'ablations', "
+            "'baseline', 'sweep'; see docs/studies.md."
+        ),
+    ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Two targets, one seed, three quarters of the budget.")
     ] = False,
@@ -317,6 +323,9 @@ def study(
     as_json: Json = False,
 ) -> None:
     """One of the paper's findings, or all: the protocol, our figure beside theirs, a verdict."""
+    from experiments.studies.ablate import ablate
+    from experiments.studies.ablation_table import differences_of, table_of
+    from experiments.studies.ablations import asked_for
     from experiments.studies.catalog import SWEEP, chosen
     from experiments.studies.page import console_table
     from experiments.studies.run import overview_grid, run_studies
@@ -325,13 +334,19 @@ def study(
 
     folder = out or Path("runs/studies-quick" if quick else "runs/studies")
     with command(as_json) as result:
-        studies = [] if name == SWEEP else chosen(name)
-        scope = make_scope(overrides or [], quick=quick, targets=targets, seeds=seeds)
+        ablations = asked_for(name)
+        studies = [] if name == SWEEP or ablations else chosen(name)
+        own = bool(ablations)
+        scope = make_scope(
+            overrides or [], quick=quick, targets=targets, seeds=seeds, development=own
+        )
         line, say = _command_line(), err.print
         for one in studies:
             say(f"[bold]{one.protocol.finding}[/] {one.name}: {one.protocol.procedure}")
         if studies:
             result |= run_studies(studies, scope, folder, command=line, jobs=jobs, note=say)
+        elif ablations:
+            result |= ablate(ablations, scope, folder, command=line, jobs=jobs, note=say)
         else:
             result |= sweep(scope, folder, command=line, jobs=jobs, note=say)
     if not as_json:
@@ -339,6 +354,11 @@ def study(
             told = result.get("studies", [result])
             Console().print(console_table(overview_grid(told), "The paper and this run"))
             for one in told:
+                print(one["words"])
+        elif ablations:
+            for one in result.get("studies", [result]):
+                Console().print(console_table(table_of(one["rows"]), f"Mean: {one['varied']}"))
+                Console().print(console_table(differences_of(one["rows"]), "Difference"))
                 print(one["words"])
         else:
             Console().print(console_table(sweep_grid(result["rows"]), "Learning rates of rl"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from experiments.studies.ablations import ABLATIONS, TOGETHER
 from experiments.studies.continual import CONTINUAL
 from experiments.studies.keeping import DRIFT, FORGETTING, PLASTICITY
 from experiments.studies.learning import CEILING, SAMPLE_EFFICIENCY, ZERO_REWARD
@@ -36,7 +37,8 @@ ALL, SWEEP = "all", "sweep"
 
 
 def chosen(name: str) -> list[Study]:
-    """One study, or all of them.
+    """One finding's study, or all of them; not :data:`SWEEP` and not the ablations, which choose
+    settings.
 
     Raises:
         ConfigError: there is no such study.
@@ -44,5 +46,6 @@ def chosen(name: str) -> list[Study]:
     if name == ALL:
         return list(STUDIES.values())
     if name not in STUDIES:
-        raise ConfigError(f"no study {name!r}; there are {', '.join([*STUDIES, ALL, SWEEP])}")
+        known = [*STUDIES, ALL, SWEEP, *ABLATIONS, TOGETHER]
+        raise ConfigError(f"no study {name!r}; there are {', '.join(known)}")
     return [STUDIES[name]]

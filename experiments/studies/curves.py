@@ -52,6 +52,22 @@ def reaching(curve: Sequence[Point], level: float) -> Point | None:
     return next((p for p in curve if p.exact >= level), None)
 
 
+def area(curve: Sequence[Point], budget: int) -> float:
+    """Mean share of right answers from no rollout to ``budget``: 0 before the first point, that of
+    a point until the next one, and of the last until the budget ends.
+
+    Raises:
+        ValueError: the budget is not positive.
+    """
+    if budget < 1:
+        raise ValueError(f"budget: got {budget}, expected at least 1")
+    ends = [*(p.rollouts for p in curve[1:]), budget]
+    return sum(
+        p.exact * max(0, min(end, budget) - p.rollouts) / budget
+        for p, end in zip(curve, ends, strict=False)
+    )
+
+
 def speed_up(slow: Sequence[Point], fast: Sequence[Point]) -> float | None:
     """Rollouts of ``slow`` to its own peak, over those of ``fast`` to that level.
 

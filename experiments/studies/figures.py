@@ -42,13 +42,14 @@ def learning_figure(
     value: Callable[[Point], float],
     *,
     share: bool,
+    colors: Mapping[str, str] = COLORS,
 ) -> tuple[Figure, ...]:
     """A figure with one line per arm, or none where no arm has a curve.
 
-    ``share`` says that values lie in 0..1.
+    ``share`` says that values lie in 0..1; ``colors`` has one for each name.
     """
     series = tuple(
-        Series(arm, tuple(points), COLORS.get(arm, "rest"), "line")
+        Series(arm, tuple(points), colors.get(arm, "rest"), "line")
         for arm, own in curves.items()
         if (points := mean_curve(own, value))
     )

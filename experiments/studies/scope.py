@@ -37,6 +37,7 @@ class Fixed:
     quick: tuple[Target, ...]
     development: tuple[Target, ...]
     rl_learning_rate: float
+    rl_instruction: str
 
 
 def read_targets(file: Path = TARGETS) -> Fixed:
@@ -47,7 +48,11 @@ def read_targets(file: Path = TARGETS) -> Fixed:
         return tuple(tuple(target) for target in data[name])
 
     return Fixed(
-        rules("reported"), rules("quick"), rules("development"), float(data["rl_learning_rate"])
+        rules("reported"),
+        rules("quick"),
+        rules("development"),
+        float(data["rl_learning_rate"]),
+        data["rl_instruction"],
     )
 
 
@@ -69,12 +74,14 @@ def take_targets(
 @dataclass(frozen=True)
 class Scope:
     """What a study is run on. ``base`` is a checked configuration; cells differ from it only in
-    what a study changes, and the ``rl`` arm by a learning rate of its own."""
+    what a study changes, and the ``rl`` arm by a learning rate and a seed instruction of its
+    own."""
 
     base: RunConfig
     targets: tuple[Target, ...]
     seeds: tuple[int, ...]
     rl_learning_rate: float | None = None
+    rl_instruction: str | None = None
     track: TrackConfig = field(default_factory=TrackConfig)
 
     def cell(
@@ -91,6 +98,8 @@ class Scope:
         keys: dict[str, dict[str, Any]] = {"task": {"target": target}}
         if arm == "rl" and self.rl_learning_rate is not None:
             keys["slow"] = {"learning_rate": self.rl_learning_rate}
+        if arm == "rl" and self.rl_instruction is not None:
+            keys["task"]["instruction"] = self.rl_instruction
         for name, more in (changes or {}).items():
             keys[name] = {**keys.get(name, {}), **more}
         sections = {
@@ -128,14 +137,19 @@ def make_scope(
     quick: bool = False,
     targets: int | None = None,
     seeds: int | None = None,
+    development: bool = False,
 ) -> Scope:
     """The reported targets, or the first ``targets`` of them, under checked settings.
+
+    ``development`` takes the rules that are never reported instead.
 
     Raises:
         ConfigError: everything wrong with the counts and the overrides.
     """
     fixed = read_targets()
     offered = fixed.quick if quick else fixed.reported
+    if development:
+        offered = fixed.development
     wanted = len(offered) if targets is None else targets
     problems: list[str] = []
     if not 1 <= wanted <= len(offered):
@@ -159,13 +173,14 @@ def make_scope(
         problems.append(f"task.name: the targets are rules of 'digits'; got {config.task.name!r}")
     if problems or config is None:
         raise ConfigError(problems)
-    own_rate = any(text.partition("=")[0].strip() == "slow.learning_rate" for text in overrides)
+    given = {text.partition("=")[0].strip() for text in overrides}
     default = QUICK_SEEDS if quick else SEEDS
     count = default if seeds is None else seeds
     return Scope(
         base=untracked(config),
         targets=offered[:wanted],
         seeds=tuple(range(config.seed, config.seed + count)),
-        rl_learning_rate=None if own_rate else fixed.rl_learning_rate,
+        rl_learning_rate=None if "slow.learning_rate" in given else fixed.rl_learning_rate,
+        rl_instruction=None if "task.instruction" in given else fixed.rl_instruction,
         track=config.track,
     )

@@ -17,6 +17,12 @@ RUN = str(ROOT / "experiments/runs/fst.toml")
         (["compare", RUN, "--arms", "fst,ppo"], ["no arm 'ppo'; there are fst, rl"]),
         (["compare", "absent.toml"], ["absent.toml: no such run file"]),
         (["study", "f1"], ["no study 'f1'; there are sample-efficiency"]),
+        (["study", "schedules"], ["no study 'schedules'; there are sample-efficiency"]),
+        (["study", "ablations", "--targets", "4"], ["--targets: got 4, expected 1 to 3"]),
+        (
+            ["study", "schedule", "--set", "budget.rollouts=9"],
+            ["budget.rollouts: got 9, but one cycle"],
+        ),
         (["study", "drift", "--targets", "99"], ["--targets: got 99, expected 1 to 8"]),
         (
             ["study", "drift", "--set", "budget.rollouts=9"],

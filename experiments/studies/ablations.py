@@ -1,0 +1,129 @@
+"""What is varied to choose a default: the settings side by side, and the runs that they need.
+
+Only on the development rules, never on those that are reported: whoever chooses by a rule has
+learnt something about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, get_args
+
+from experiments.studies.cells import Cell
+from experiments.studies.scope import Changes, Scope, read_targets
+from fst_agents.config import Acceptance, Arm, FastConfig, conflicts
+from fst_agents.errors import ConfigError
+from optimizers.plan import plan
+from programs.micro.phrasebook import VAGUE
+
+POPULATIONS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Settings of one kind.
+
+    Attributes:
+        varied: what they are settings of.
+        question: what is asked, in one sentence.
+        variants: what each is called → what a cell of it has of its own.
+        default: the one that the others are compared with: what a run has unless told otherwise.
+        arm: whose runs they are.
+    """
+
+    name: str
+    varied: str
+    question: str
+    variants: Mapping[str, Changes]
+    default: str
+    arm: Arm = "fst"
+
+    def cells(self, scope: Scope) -> dict[str, list[Cell]]:
+        """The runs of every variant: each rule and seed of the scope, in the same order.
+
+        Raises:
+            ConfigError: a variant cannot be run under these settings; a line for each reason.
+        """
+        table = {
+            label: [scope.cell(self.arm, *unit, changes=changes) for unit in scope.units]
+            for label, changes in self.variants.items()
+        }
+        lines = [
+            f"{line} (study {self.name}, {label})"
+            for label, own in table.items()
+            for line in _faults(own[0])
+        ]
+        if lines:
+            raise ConfigError(lines)
+        return table
+
+
+def _faults(cell: Cell) -> list[str]:
+    found = conflicts(cell.config)
+    try:
+        plan(cell.config)
+    except ConfigError as error:
+        found += error.problems
+    return found
+
+
+def _of_fast(
+    key: str, values: Sequence[object], name: Callable[[object], str]
+) -> dict[str, Changes]:
+    return {name(value): {"fast": {key: value}} for value in values}
+
+
+def _words(value: object) -> str:
+    return str(value).replace("_", " ")
+
+
+def _k(value: object) -> str:
+    return f"K = {value}"
+
+
+SCHEDULE: Final = Ablation(
+    "schedule",
+    "the schedule of fast phases",
+    "Is a fast phase in every cycle worth more than one where it pays?",
+    _of_fast("schedule", ("fixed", "adaptive"), _words),
+    _words(FastConfig().schedule),
+)
+POPULATION: Final = Ablation(
+    "population",
+    "K, the members of Φ",
+    "How many instructions should live side by side?",
+    _of_fast("population", POPULATIONS, _k),
+    _k(FastConfig().population),
+)
+ACCEPTANCE: Final = Ablation(
+    "acceptance",
+    "when a proposal is scored on the anchor set",
+    "How much better than its parent must a proposal be on its minibatch?",
+    _of_fast("acceptance", get_args(Acceptance), _words),
+    _words(FastConfig().acceptance),
+)
+BASELINE: Final = Ablation(
+    "baseline",
+    "the seed instruction of the rl arm",
+    "Under which instruction that gives nothing away does RL alone learn best?",
+    {text: {"task": {"instruction": text}} for text in VAGUE},
+    read_targets().rl_instruction,
+    "rl",
+)
+
+ABLATIONS: Final[Mapping[str, Ablation]] = MappingProxyType(
+    {one.name: one for one in (SCHEDULE, POPULATION, ACCEPTANCE, BASELINE)}
+)
+"""Name → ablation."""
+
+TOGETHER = "ablations"
+"""What asks for those that decide defaults of a run."""
+
+
+def asked_for(name: str) -> list[Ablation]:
+    """The ablations of that name, none where it is something else's."""
+    if name == TOGETHER:
+        return [SCHEDULE, POPULATION, ACCEPTANCE]
+    return [ABLATIONS[name]] if name in ABLATIONS else []
