@@ -1,4 +1,4 @@
-"""One cell as a process: ``python -m experiments.studies.cell``, its request on standard input.
+"""What the process of one cell does.
 
 Most cells are ``fst train``, to the letter. Two kinds are not: those that start from the weights of
 another cell, and those whose task changes on the way.
@@ -6,37 +6,45 @@ another cell, and those whose task changes on the way.
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from experiments.cli import command
 from experiments.studies.cells import Stages
-from fst_agents._layout import check_layout
 from fst_agents.config import RunConfig, TaskConfig, parse
 from fst_agents.stream import ProblemStream, StagedStream
 from fst_agents.types import Policy, Problem
 from optimizers.plan import cycle_rollouts, slow_step_rollouts
 from programs.task import Task
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+def work(request: dict[str, Any], log: Path) -> NoReturn:
+    """Run a cell and end this process with the exit code of ``fst train``; it speaks to ``log``.
 
-@app.command()
-def cell() -> None:
-    """Run the cell that standard input asks for."""
-    with command(False):
-        run(json.load(sys.stdin), Console(stderr=True))
+    See :meth:`experiments.studies.processes.Processes.request`.
+    """
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    try:
+        with command(False):
+            import_module("experiments.studies.warm")  # loaded already where forks are safe
+            run(request, Console(stderr=True))
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    sys.exit(0)
 
 
 def run(request: dict[str, Any], console: Console) -> dict[str, Any]:
-    """Run a cell; see :meth:`experiments.studies.processes.Processes.request`.
+    """Run a cell in this process.
 
     Raises:
         FstError: the run failed, or its configuration is wrong.
@@ -133,8 +141,3 @@ def stage_batches(config: RunConfig, cycles: int) -> int:
     if config.arm == "rl":  # one batch per RL step, and no rollouts for anything else
         return cycles * cycle_rollouts(config) // slow_step_rollouts(config)
     return cycles * config.slow.steps_per_cycle
-
-
-if __name__ == "__main__":
-    check_layout()
-    app()

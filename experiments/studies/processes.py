@@ -1,25 +1,33 @@
-"""Cells as processes of their own: nothing leaks from one run into the next, and cores are used."""
+"""Cells as processes of their own: nothing leaks from one run into the next, and cores are used.
+
+Loading the libraries takes longer than a small run's first steps. So they are loaded once, by a
+fork server (:mod:`multiprocessing`), and each cell's process is forked from it, which has done
+nothing else. Where forking is not safe, every process loads them itself.
+"""
 
 from __future__ import annotations
 
-import json
-import os
+import multiprocessing
 import shutil
-import subprocess
 import sys
 import threading
 from dataclasses import asdict
+from functools import cache
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from experiments.studies.cell import work
 from experiments.studies.cells import Cell, Record
 from experiments.studies.grid import CellStopped, cell_folder
 from experiments.studies.harvest import drop_bulk, harvest
 from fst_agents.errors import FstError
 from fst_agents.run_dir import RunDir
 
-STOPPED = (130, 137, 143)
-"""Exit codes of a process that was interrupted, killed or ended."""
+STOPPED = (130, 137, 143, 255)
+"""Exit codes of a process that was interrupted, killed or ended, or whose fork server was."""
 
 
 class CellFailed(FstError):
@@ -29,13 +37,13 @@ class CellFailed(FstError):
 class Processes:
     """Runs cells of the grid in ``out``. :meth:`close` ends what is still running.
 
-    A process gets its configuration on standard input, not as a file: it may hold a key.
+    A process gets its configuration through a pipe, not as a file: it may hold a key.
     """
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
+        self._changed = threading.Condition()
+        self._running: set[BaseProcess] = set()
         self._closed = False
 
     def __call__(self, cell: Cell, folder: Path) -> Record:
@@ -69,42 +77,52 @@ class Processes:
 
     def close(self) -> None:
         """End every process that is still running, and start no other."""
-        with self._lock:
+        with self._changed:
             self._closed = True
-            running = list(self._running)
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+            for process in self._running:
+                process.terminate()
+            self._changed.wait_for(lambda: not self._running)
 
     def _process(self, folder: Path, request: dict[str, Any]) -> None:
         log = folder / "log.txt"
-        with log.open("w", encoding="utf-8") as said:
-            with self._lock:
-                if self._closed:
-                    raise CellStopped("stopped before it began")
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "experiments.studies.cell"],
-                    stdin=subprocess.PIPE,
-                    stdout=said,
-                    stderr=said,
-                    text=True,
-                    # A second thread on tensors this small only spins, and cells run side by side.
-                    env={"OMP_NUM_THREADS": "1", **os.environ},
-                )
-                self._running.add(process)
-            try:
-                process.communicate(json.dumps(request))
-            finally:
-                with self._lock:
-                    self._running.discard(process)
-        if process.returncode in STOPPED or process.returncode < 0:
+        with self._changed:
+            if self._closed:
+                raise CellStopped("stopped before it began")
+            process = _context().Process(target=work, args=(request, log))
+            process.start()
+            self._running.add(process)
+        try:
+            wait([process.sentinel])
+        finally:
+            # Under the lock: the library looks after all its processes whenever one is started,
+            # and an exit code can be read only once.
+            with self._changed:
+                process.join()
+                self._running.discard(process)
+                self._changed.notify_all()
+        code = process.exitcode
+        if code is None or code in STOPPED or code < 0:
             raise CellStopped("stopped; asked again, it goes on where it stood")
-        if process.returncode != 0:
-            raise CellFailed(f"exit code {process.returncode}: {_last_line(log)} (see {log})")
+        if code != 0:
+            raise CellFailed(f"exit code {code}: {_last_line(log)} (see {log})")
+
+
+@cache
+def _context() -> ForkServerContext | SpawnContext:
+    """How processes begin. An accelerator's driver does not survive a fork, nor do the system's
+    libraries on macOS."""
+    import torch
+
+    if sys.platform != "linux" or torch.accelerator.is_available():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.studies.warm"])
+    return context
 
 
 def _last_line(log: Path) -> str:
+    if not log.exists():  # it ended before it could speak
+        return "it said nothing"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     spoken = [line.strip() for line in lines if line.strip()]
     return spoken[-1] if spoken else "it said nothing"

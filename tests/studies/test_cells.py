@@ -165,6 +165,41 @@ def test_a_stopped_grid_goes_on_where_its_cells_stood(scope: Scope, tmp_path: Pa
     assert [p.rollouts for p in record.curve] == [16 * (k + 1) for k in range(40)]
 
 
+class Killing(Processes):
+    """Kills the first process, as the system does when memory runs out, once it has a run."""
+
+    def kill(self) -> None:
+        for process in self._running:
+            process.kill()
+
+
+def test_a_cell_is_the_same_whatever_ran_before_it(scope: Scope, tmp_path: Path) -> None:
+    """Killed, gone on with after another cell, by the same fork server: equal to the bit."""
+    cell, other = (scope.cell("fst", t, 0, changes=TINY) for t in scope.targets[:2])
+    folder = tmp_path / "cells" / cell.key
+    with closing(Killing(tmp_path)) as processes:
+
+        def kill() -> None:
+            while not (folder / "run/metrics.jsonl").exists():
+                time.sleep(0.02)
+            processes.kill()
+
+        threading.Thread(target=kill, daemon=True).start()
+        first = run_grid([cell, other], tmp_path, processes)
+        again = run_grid([cell, other], tmp_path, processes)
+    assert [first[c.key].error for c in (cell, other)] == [
+        "stopped; asked again, it goes on where it stood",
+        None,
+    ]
+    alone = tmp_path / "alone"
+    run(request(cell, alone), Console(file=io.StringIO()))
+    expected = harvest(cell, alone / "run")
+    assert again[cell.key].curve == expected.curve
+    assert again[cell.key].problems == expected.problems
+    weights = "run/result/adapter/adapter_model.safetensors"
+    assert (folder / weights).read_bytes() == (alone / weights).read_bytes()
+
+
 class Watched(Processes):
     """Runs cells in this process and notes whether they were to be gone on with."""
 
