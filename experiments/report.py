@@ -63,6 +63,8 @@ def context(run: RunDir) -> dict[str, Any]:
     result = run.result() if run.finished else None
     known = family(records)
     champion = records[-1]["champion"] if records else ""
+    if result is not None:  # RL steps may have judged otherwise than the last fast phase
+        champion = result.get("champion", champion)
     files = run.rollout_files()
     counted = tally(run, files)
     target = config.task.options.get("target") if config.task.name == "digits" else None

@@ -9,9 +9,10 @@ survives if it is best on some problem; the pruning agrees with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from statistics import fmean
 
-from fst_agents.types import Candidate, Population
+from fst_agents.types import Candidate, Population, Rollout
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -87,6 +88,28 @@ def diverse_top_k(population: Population, k: int) -> tuple[Candidate, ...]:
     spare = set[str]().union(*front(scores).values()) - dominated(scores) - set(chosen)
     chosen += [c for c in ranked if c in spare]
     return tuple(by_id[c] for c in chosen[:k])
+
+
+def rescored(population: Population, rollouts: Iterable[Rollout]) -> Population:
+    """Φ by what its members earned in some RL steps, instead of by what they were chosen for.
+
+    A fast phase keeps the highest of many means, which owe a part to luck, and its weights grow
+    old; RL steps score every member on every problem anyway. A member's score on a problem is the
+    mean of its rollouts there; masked and unscored ones are left out. Φ stays as it is where no
+    problem was scored for every member.
+    """
+    earned: dict[str, dict[str, list[float]]] = {c.id: {} for c in population.candidates}
+    version = population.policy_version
+    for rollout in rollouts:
+        if rollout.score is not None and rollout.candidate_id in earned:
+            row = earned[rollout.candidate_id].setdefault(rollout.problem_id, [])
+            row.append(rollout.score)
+            version = max(rollout.policy_version, -1 if version is None else version)
+    means = {c: {p: fmean(scores) for p, scores in row.items()} for c, row in earned.items()}
+    shared = shared_scores(means)
+    if not next(iter(shared.values())):
+        return population
+    return Population(population.candidates, shared, version)
 
 
 def allocate(population_size: int, group_size: int, index: int) -> tuple[int, ...]:

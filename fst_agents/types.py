@@ -244,8 +244,9 @@ class TrainingSample:
 class Population:
     """Φ, the fast weights: candidates and the per-problem scores one policy version earned them.
 
-    ``scores`` maps candidate id → problem id → score. All scores belong to ``policy_version``;
-    a population whose weights have moved on must be re-scored, not reused.
+    ``scores`` maps candidate id → problem id → score. All scores belong to ``policy_version``, or,
+    after a cycle without a fast phase, to that cycle's versions up to it; a population whose
+    weights have moved on must be re-scored, not reused.
     """
 
     candidates: tuple[Candidate, ...]

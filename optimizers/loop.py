@@ -19,6 +19,7 @@ from fst_agents.bridge import Batch, to_samples
 from fst_agents.config import RunConfig
 from fst_agents.errors import ServingError, TrainerError
 from fst_agents.ledger import LedgerEvaluate, RolloutLedger
+from fst_agents.population import rescored
 from fst_agents.rollouts import Runner
 from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
@@ -164,6 +165,8 @@ class Loop:
             self.stopped = "done"
         elif late:
             self.stopped = TIME_IS_UP
+        if self.stopped is not None:
+            self._rescore()
         every, taken = self._parts.config.checkpoint.every, len(self._rewards)
         if whole:
             self._phase, self._rewards = self._phase + 1, []
@@ -221,8 +224,18 @@ class Loop:
 
     def _pass_over(self, phase: FastPhase, decision: Decision) -> None:
         """No fast phase in this cycle: Φ stays, and its rollouts are left for RL steps."""
-        self.books.enter("fast", self.step, StepReport(phase.cycle, decision.metrics()))
+        self._rescore()
+        metrics = decision.metrics()
+        record = {"stopped": "passed over", "metrics": metrics}
+        self._run_dir.write_population(phase.cycle, self.population, record)
+        self.books.enter("fast", self.step, StepReport(phase.cycle, metrics))
         self._parts.observer.note(f"cycle {phase.cycle + 1}: no fast phase, {decision.reason}")
+
+    def _rescore(self) -> None:
+        """Φ by the RL steps of a cycle that no fast phase follows; they stand in their files."""
+        files = map(self._run_dir.rollout_file, self._schedule.recent(self.step))
+        rollouts = (r for file in files for r in self._run_dir.rollouts(file))
+        self.population = rescored(self.population, rollouts)
 
     def _learn(self) -> None:
         """One RL step of the slow phase, on the next batch."""

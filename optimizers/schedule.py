@@ -11,11 +11,13 @@ nothing else: a change of the task is announced to nobody. It evolves Φ where
 - the reward stands still, short of the best score: the weights have learnt what these texts can
   teach them.
 
-Otherwise the weights still learn, or there is nothing left to learn, and the cycle's rollouts go to
-RL steps alone. The thresholds are ``fast.adaptive_*``. Their defaults: the mean of a cycle (96
-problems) has a standard error of some 0.03 by default, so a drop of 0.1 is no noise; a rise of 0.02
-over a cycle takes 50 cycles to the best score; half of the groups flat means paying twice for every
-group that teaches.
+Otherwise the weights still learn, or all is solved, and the cycle's rollouts go to RL steps alone.
+Φ is then scored by what its members earn there.
+
+The thresholds are ``fast.adaptive_*``. Their defaults: the mean of a cycle (96 problems) has a
+standard error of some 0.03, so a drop of 0.1 is no noise; a rise of 0.02 a cycle takes 50 cycles
+from the worst score to the best; half of the groups flat means paying twice for every group that
+teaches.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ from optimizers.plan import (
     training_rollouts,
 )
 
-Reason = Literal["first", "flat groups", "drop", "plateau", "learning", "no budget", "fixed"]
+Reason = Literal[
+    "first", "flat groups", "drop", "plateau", "solved", "learning", "no budget", "fixed"
+]
 REASONS: tuple[Reason, ...] = (
-    "first", "flat groups", "drop", "plateau", "learning", "no budget",
+    "first", "flat groups", "drop", "plateau", "solved", "learning", "no budget",
 )  # fmt: skip
 """Why a fast phase runs, the first four, or does not, in the order in which they are looked at."""
 
@@ -144,8 +148,9 @@ def decide(pulses: Sequence[Pulse], rules: Rules) -> Decision:
         return Decision(True, "flat groups", signals)
     if fallen >= rules.drop:
         return Decision(True, "drop", signals)
-    # Where less than a rise is left to gain, standing still is being done.
-    if rise is not None and rise < rules.rise and rules.best - now > rules.rise:
+    if rules.best - now <= rules.rise:  # no such rise is left
+        return Decision(False, "solved", signals)
+    if rise is not None and rise < rules.rise:
         return Decision(True, "plateau", signals)
     return Decision(False, "learning", signals)
 
@@ -191,6 +196,13 @@ class Schedule:
     def spent_up(self, step: int) -> bool:
         """Whether an adaptive run cannot pay for an RL step more; a fixed plan ends by itself."""
         return self.adaptive and self._left(step) < slow_step_rollouts(self._config)
+
+    def recent(self, step: int) -> range:
+        """The RL steps of a cycle behind which no fast phase has scored Φ; none before they are
+        whole, and none of a fixed schedule."""
+        cycle = self._rules.cycle
+        whole = self.adaptive and len(self.pace.pulses) >= cycle
+        return range(step - cycle + 1, step + 1) if whole else range(0)
 
     def keep_time(self, stream: ProblemStream, step: int) -> None:
         """Tell the stream which batch a fixed schedule would stand at: where problems change on the

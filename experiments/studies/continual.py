@@ -6,13 +6,13 @@ from statistics import fmean
 
 from experiments.charts import percent
 from experiments.studies.cells import Cell, Stages
-from experiments.studies.curves import Curve, between, peak, smooth
+from experiments.studies.curves import Curve, Point, between, peak, smooth
 from experiments.studies.learning import curve_of, curves_figure
 from experiments.studies.page import Grid
 from experiments.studies.protocol import Answer, Lookup, Protocol, Study
 from experiments.studies.scope import STAGE_CYCLES, Scope, Target, name_of
-from fst_agents.config import Arm
-from optimizers.plan import cycle_rollouts
+from fst_agents.config import Arm, RunConfig
+from optimizers.plan import adapts, cycle_rollouts, slow_step_rollouts
 
 STAGES = 3
 
@@ -56,13 +56,36 @@ def stage_peaks(curve: Curve, stage_rollouts: int, window: int) -> list[float]:
     return [0.0 if top is None else top.exact for top in tops]
 
 
+def committed(curve: Curve, config: RunConfig) -> Curve:
+    """The curve with every point where its batch was drawn: behind the rollouts that the plan had
+    committed to by then, after which the task changes.
+
+    A fast phase that ends early leaves some unspent; counted as they were spent, the first steps of
+    a stage would be taken for the last of the one before. Where fast phases may be passed over, one
+    has run wherever more was spent than an RL step costs.
+    """
+    if config.arm == "rl":  # spends what it has committed to
+        return tuple(curve)
+    step, fast, found = slow_step_rollouts(config), 0, list[Point]()
+    for n, point in enumerate(curve):
+        if adapts(config):
+            fast += point.rollouts - (curve[n - 1].rollouts if n else 0) > step
+        else:
+            fast = n // config.slow.steps_per_cycle + 1
+        found.append(point._replace(rollouts=fast * config.fast.rollouts + n * step + 1))
+    return tuple(found)
+
+
 def _continual(scope: Scope, found: Lookup) -> Answer:
     size = STAGE_CYCLES * cycle_rollouts(scope.base)
     window = scope.base.slow.steps_per_cycle
 
     def peaks(arm: Arm, target: Target, seed: int) -> list[float] | None:
-        record = found(_continual_cell(scope, arm, target, seed))
-        return None if record is None else stage_peaks(record.curve, size, window)
+        cell = _continual_cell(scope, arm, target, seed)
+        record = found(cell)
+        if record is None:
+            return None
+        return stage_peaks(committed(record.curve, cell.config), size, window)
 
     def alone(target: Target, seed: int) -> float | None:
         curve = curve_of(scope, found(scope.cell("fst", target, seed)))

@@ -56,8 +56,8 @@ def run_studies(
         ConfigError: ``out`` holds results of another configuration, or something else.
     """
     started = time.monotonic()
-    claim(out, {"study": True, **settings(scope.base)})
     cells = [cell for study in studies for cell in study.cells(scope)]
+    claim(out, {"study": True, **settings(scope.base)})
     with closing(Processes(out)) as processes:
         runner: RunCell = processes if run is None else run
         records = run_grid(cells, out, runner, jobs=jobs, note=note)

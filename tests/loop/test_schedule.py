@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import guess, questions, tiny, world
+from fakes import SEED, guess, questions, tiny, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +49,8 @@ def cycles(*means: float, flat: float = 0.0) -> list[Pulse]:
         (cycles(0.3, 0.315), "plateau"),  # 0.015 < 0.02
         (cycles(0.3, 0.325), "learning"),
         (cycles(0.3, 0.6, 0.61), "plateau"),  # the last two cycles count
-        (cycles(0.98, 0.985), "learning"),  # 0.015 are left: that is solved
+        (cycles(0.98, 0.985), "solved"),  # 0.015 are left
+        (cycles(0.985), "solved"),
         (cycles(0.97, 0.975), "plateau"),  # 0.025 are left
         (cycles(0.9, 0.79), "drop"),
         (cycles(0.9, 0.85, 0.79), "drop"),  # from the best cycle, not from the last
@@ -62,7 +64,7 @@ def cycles(*means: float, flat: float = 0.0) -> list[Pulse]:
 def test_every_signal_by_hand(pulses: list[Pulse], reason: Reason) -> None:
     decision = decide(pulses, RULES)
     assert decision.reason == reason
-    assert decision.evolve is (reason != "learning")
+    assert decision.evolve is (reason not in ("learning", "solved"))
 
 
 def test_patience_is_how_far_back_the_rise_is_measured() -> None:
@@ -230,7 +232,7 @@ def test_a_drop_is_noticed_though_nobody_announces_it(tmp_path: Path) -> None:
     made = world(tmp_path, config, metric=switches)
     made.loop.run(plan(made.parts.config))
     reasons = [reason_of(e["metrics"]) for e in made.run_dir.metrics() if e["phase"] == "fast"]
-    assert reasons[:2] == ["first", "learning"]
+    assert reasons[:2] == ["first", "solved"]
     assert "drop" in reasons
 
 
@@ -239,12 +241,41 @@ def test_the_decision_and_its_reason_are_logged(tmp_path: Path) -> None:
     made.loop.run(plan(made.parts.config))
     lines = [e for e in made.run_dir.metrics() if e["phase"] == "fast"]
     assert [(reason_of(e["metrics"]), e["step"]) for e in lines] == [
-        ("first", 0), ("learning", 2), ("learning", 4),
+        ("first", 0), ("solved", 2), ("solved", 4),
     ]  # fmt: skip
     assert [e["metrics"]["fast/evolves"] for e in lines] == [1.0, 0.0, 0.0]
     assert lines[1]["metrics"]["fast/signal/reward"] == 1.0
-    assert made.tracker.metric("fast/because/learning")[-1] == (4, 1.0)
+    assert made.tracker.metric("fast/because/solved")[-1] == (4, 1.0)
     assert set(REASONS) >= {reason_of(e["metrics"]) for e in lines}
+
+
+def test_the_champion_is_who_earns_most_in_rl_steps(tmp_path: Path) -> None:
+    """The fast phase of the recorder thinks both alike; the seed's answers are worth half."""
+
+    def metric(gold: Any, prediction: Any) -> float:
+        return 1.0
+
+    made = world(tmp_path, adaptive(), metric=metric)
+    run_dir = made.run_dir
+    kept = run_dir.add_rollouts
+
+    def halved(where: int | str, rollouts: Any) -> Path:
+        scored = [
+            replace(r, feedback=Feedback(0.5, "")) if r.candidate_id == SEED.id else r
+            for r in rollouts
+        ]
+        return kept(where, scored if isinstance(where, int) else rollouts)
+
+    run_dir.add_rollouts = halved
+    made.loop.run(plan(made.parts.config))
+    first, *later = run_dir.populations()
+    assert first["champion"] == SEED.id
+    assert [(p["cycle"], p["champion"] == SEED.id) for p in later] == [(1, False), (2, False)]
+    assert made.loop.population.best != SEED
+    assert made.loop.population.mean(SEED.id) == 0.5
+    assert made.loop.population.policy_version == made.loop.policy.version
+    steps = [r for n in (4, 5) for r in run_dir.rollouts(run_dir.rollout_file(n))]
+    assert set(made.loop.population.scores[SEED.id]) == {r.problem_id for r in steps}
 
 
 def test_a_fixed_schedule_logs_nothing_of_it(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from fst_agents.population import (
     front,
     pruned_front,
     ranking,
+    rescored,
     shared_scores,
 )
-from fst_agents.types import Candidate, Population
+from fst_agents.types import Candidate, Feedback, Outcome, Population, Rollout
 
 Table = dict[str, dict[str, float]]
 
@@ -198,3 +199,42 @@ def test_allocate_properties(members: int, group: int, index: int) -> None:
 def test_allocate_refuses_empty_sizes_and_negative_indices(bad: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="need population_size >= 1"):
         allocate(*bad)
+
+
+# --- by what members earn in RL steps -----------------------------------------------------------
+
+
+def tried(candidate: str, problem: str, score: float | None, version: int = 3) -> Rollout:
+    outcome = Outcome.INFRA_ERROR if score is None else Outcome.OK
+    return Rollout(problem, candidate, version, (), Feedback(score, ""), outcome)
+
+
+def test_rl_steps_may_name_another_champion() -> None:
+    members, names = population(a="111", b="000")
+    ids = {name: c for c, name in names.items()}
+    after = rescored(
+        members,
+        [
+            tried(ids["a"], "q0", 0.0),
+            tried(ids["a"], "q0", 1.0),
+            tried(ids["b"], "q0", 1.0, version=4),
+            tried(ids["b"], "q0", None),
+            tried(ids["a"], "q1", 1.0),
+            tried(ids["b"], "q1", 1.0),
+            tried(ids["a"], "q2", 1.0),  # nobody else was scored on it
+            tried("stranger", "q0", 1.0),
+        ],
+    )
+    assert after.candidates == members.candidates
+    assert after.scores == {ids["a"]: {"q0": 0.5, "q1": 1.0}, ids["b"]: {"q0": 1.0, "q1": 1.0}}
+    assert after.policy_version == 4
+    assert names[after.best.id] == "b"
+
+
+@given(scores=st.lists(st.none(), max_size=4))
+def test_without_a_score_for_every_member_nothing_changes(scores: list[None]) -> None:
+    members, names = population(a="10", b="01")
+    first = next(iter(names))
+    lost = [tried(first, "q0", score) for score in scores]
+    assert rescored(members, [*lost, tried(first, "q0", 1.0)]) == members
+    assert rescored(members, []) == members

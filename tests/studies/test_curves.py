@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.studies.continual import stage_peaks
+from experiments.studies.continual import committed, stage_peaks
 from experiments.studies.curves import (
     Point,
     between,
@@ -17,6 +17,7 @@ from experiments.studies.curves import (
     speed_up,
 )
 from experiments.studies.figures import mean_curve
+from fst_agents.config import parse
 
 
 def made(*exact: float, every: int = 100, kl: float = 0.1) -> list[Point]:
@@ -86,6 +87,38 @@ def test_the_peak_of_a_stage_does_not_see_the_stage_before() -> None:
     curve = tuple(made(0.7, 0.9, 0.1, 0.3, 0.0, 0.5))
     assert stage_peaks(curve, 200, 2) == [pytest.approx(v) for v in (0.8, 0.2, 0.25)]
     assert stage_peaks(curve[:2], 200, 2) == [pytest.approx(0.8), 0.0, 0.0]
+
+
+SMALL = parse(
+    {
+        "fast": {"population": 1, "rollouts": 40},
+        "slow": {"steps_per_cycle": 2, "batch_size": 5, "group_size": 6},
+    }
+)
+"""A cycle commits 40 + 2 · 30 rollouts."""
+
+
+def test_what_a_fast_phase_leaves_unspent_moves_no_stage() -> None:
+    """One cycle a stage; the fast phases spend 10 each. As they were spent, the third step stood at
+    110, but the fifth, of the third stage, at 180: in the second."""
+    spent = (40, 70, 110, 140, 180, 210)
+    shares = (0.1, 0.2, 0.3, 0.4, 0.9, 1.0)
+    curve = tuple(Point(at, 0.0, e, 0.0) for at, e in zip(spent, shares, strict=True))
+    assert [p.rollouts for p in committed(curve, SMALL)] == [41, 71, 141, 171, 241, 271]
+    assert stage_peaks(committed(curve, SMALL), 100, 1) == [0.2, 0.4, 1.0]
+    assert stage_peaks(curve, 100, 1) == [0.2, 0.9, 1.0]
+    assert committed(curve, SMALL.model_copy(update={"arm": "rl"})) == curve
+
+
+def test_stages_of_an_adaptive_run_count_the_fast_phases_that_ran() -> None:
+    """Fast phases of 10 and of 20 before the first and the fifth step. The third batch was drawn
+    behind 40 + 60 rollouts, so that it is the second stage's; the fifth behind 80 + 120."""
+    fast = SMALL.fast.model_copy(update={"schedule": "adaptive"})
+    spent = (40, 70, 100, 130, 180, 210)
+    curve = tuple(Point(at, 0.0, 0.1 * n, 0.0) for n, at in enumerate(spent))
+    found = committed(curve, SMALL.model_copy(update={"fast": fast}))
+    assert [p.rollouts for p in found] == [41, 71, 101, 131, 201, 231]
+    assert stage_peaks(found, 100, 1) == [pytest.approx(v) for v in (0.1, 0.3, 0.5)]
 
 
 def test_a_run_that_has_ended_stays_where_it_was() -> None:
