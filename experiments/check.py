@@ -14,11 +14,8 @@ from experiments.tasks import (
     resolved,
     smoke,
 )
-from fst_agents.config import RunConfig, TaskConfig, examine, too_few
-from fst_agents.dspy_bridge import seed_candidate
-from fst_agents.dspy_fixed import fixed_models, learning_faults
+from fst_agents.config import RunConfig, TaskConfig, examine
 from fst_agents.errors import ConfigError, FstError, RunDirError
-from fst_agents.preflight import preflight
 from fst_agents.run_dir import RunDir
 from fst_agents.serving.choose import attached_key, choose
 from fst_agents.serving.vllm_settings import refuse_ours
@@ -32,6 +29,7 @@ from optimizers.plan import (
     training_rollouts,
 )
 from optimizers.reflection import build_reflection
+from optimizers.request import request_faults
 from programs.catalog import TASKS
 
 
@@ -127,21 +125,21 @@ def _some_task(config: RunConfig) -> Task | None:
 
 def _faults(task: Task, config: RunConfig, *, offline_needed: bool) -> list[str]:
     """What is wrong between a task and the rest of the run file."""
-    found = _trouble(lambda: seed_candidate(task.program))
-    if found:
-        return found
-    found += learning_faults(task.program, config) + _trouble(lambda: fixed_models(config))
-    found += preflight(
+    try:
+        model = model_path(config.policy.model)
+    except ConfigError:  # said elsewhere; what else is wrong can still be found
+        model = None
+    found = request_faults(
         task.program,
-        [*task.trainset, *task.valset],
+        config,
         task.metric,
+        trainset=task.trainset,
+        valset=task.valset,
+        eval_metric=task.eval_metric,
         adapter=policy_adapter(config),
-        fixed=config.fixed,
+        policy=model,
         score_range=task.score_range,
-        **_policy_facts(config),
     )
-    if len(task.trainset) < config.slow.batch_size and config.task.train_size is None:
-        found.append(too_few(len(task.trainset), config.slow.batch_size))
     offline = config.fast.reflection_lm == "offline" and config.arm != "rl"
     if offline and task.reflect is None and offline_needed:
         found.append(
@@ -149,26 +147,6 @@ def _faults(task: Task, config: RunConfig, *, offline_needed: bool) -> list[str]
             "LiteLLM model, for example 'openai/gpt-5-mini'"
         )
     return found
-
-
-def _policy_facts(config: RunConfig) -> dict[str, Any]:
-    """Tokenizer and context length of a policy that is on this machine; nothing otherwise.
-
-    A model that has still to be fetched is looked at when it is served.
-    """
-    from transformers import AutoConfig  # seconds to import
-
-    from fst_agents.serving.tokenizer import HfChatTokenizer
-
-    try:
-        path = model_path(config.policy.model)
-        tokenizer = HfChatTokenizer(path, config.policy.trust_remote_code)
-        model = AutoConfig.from_pretrained(path, trust_remote_code=config.policy.trust_remote_code)
-    except (FstError, OSError, ValueError):
-        return {}
-    own = model.get_text_config().max_position_embeddings
-    asked = config.serve.context_length
-    return {"tokenizer": tokenizer, "context_length": own if asked is None else min(own, asked)}
 
 
 def _reflection(config: RunConfig) -> None:

@@ -547,8 +547,8 @@ def least_score(config: RunConfig) -> float:
 def too_few(train_size: int, batch_size: int) -> str:
     """What is wrong where a batch is larger than the training set."""
     return (
-        f"slow.batch_size: got {batch_size}, but task.train_size is {train_size}; lower the one "
-        "or raise the other"
+        f"slow.batch_size: got {batch_size}, but there are {train_size} training problems "
+        "(task.train_size); lower the one or raise the other"
     )
 
 

@@ -22,7 +22,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from fst_agents.checkpoint import Checkpoints
 from fst_agents.config import Arm, RunConfig, conflicts, least_score
 from fst_agents.dspy_bridge import apply, named_predictors, problems, seed_candidate
-from fst_agents.dspy_fixed import fixed_models, learning_faults
+from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import ConfigError
 from fst_agents.json_files import write_json
 from fst_agents.outcomes import FailureScores
@@ -43,6 +43,7 @@ from optimizers.loop import Loop, Observer, Parts, Silence
 from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan
 from optimizers.protocols import FastOptimizer, SlowOptimizer
 from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
+from optimizers.request import request_faults
 from optimizers.resume import (
     Resumed,
     refuse_changes,
@@ -153,8 +154,8 @@ class _Arm(Teleprompter):
         name = type(student).__name__ if self._task is None else self._task
         named = self.config.task.model_copy(update={"name": name})
         self.config = self.config.model_copy(update={"task": named})
+        self._check(student, trainset, () if valset is None else valset)
         seed = seed_candidate(student)
-        self._check(student)
         fixed = fixed_models(self.config)
         phases = plan(self.config)
         needs_fast = any(isinstance(p, FastPhase) for p in phases)
@@ -217,8 +218,29 @@ class _Arm(Teleprompter):
 
     # -- the parts ----------------------------------------------------------------------------
 
-    def _check(self, student: dspy.Module) -> None:
-        faults = conflicts(self.config) + learning_faults(student, self.config)
+    def _check(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example],
+    ) -> None:
+        """Raise all that is wrong. ``fst`` has looked before; twice costs a quarter of a second."""
+        faults = conflicts(self.config)
+        try:
+            plan(self.config)
+        except ConfigError as error:
+            faults += error.problems
+        faults += request_faults(
+            student,
+            self.config,
+            self.metric,
+            trainset=trainset,
+            valset=valset,
+            eval_metric=self.eval_metric,
+            adapter=self.adapter,
+            policy=self.policy.model if self._host is None else self._host,
+            score_range=self.config.task.score_range,
+        )
         if faults:
             raise ConfigError(faults)
 

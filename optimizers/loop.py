@@ -216,7 +216,6 @@ class Loop:
             record = parts.fast.records[-1].to_dict()
             self._run_dir.write_population(phase.cycle, self.population, record)
             self._tracker.log_population(phase.cycle, self.population, record)
-            # Last: should this block fail, the tracker delivers what it has been told by then.
             self.books.enter("fast", self.step, report)
         if phase.passes:
             parts.stream.skip(phase.batches)

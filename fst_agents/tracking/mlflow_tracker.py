@@ -206,6 +206,9 @@ class MlflowTracker(EventTracker):
     def mark(self) -> int:
         return self._spool.end
 
+    def forget(self, mark: int) -> None:
+        self._spool.rewind(mark)
+
     def commit(self) -> None:
         self._spool.commit()
 

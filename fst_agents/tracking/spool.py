@@ -72,7 +72,7 @@ class Spool:
         """
         with self._changed:
             start = self._committed if mark is None else mark
-            keep = max(start, self.cursor().offset)
+            keep = max(start, self._committed, self.cursor().offset)
             if self.end > keep:
                 os.truncate(self.path, keep)
         stay: list[Event] = []

@@ -127,12 +127,15 @@ class EventTracker:
     def fast_phase(self, cycle: int) -> Generator[None]:
         run = f"fast-{cycle}"
         self._emit("child", run, name=f"cycle-{cycle:03d}/fast", cycle=cycle)
+        begun = self.mark()
         self._phase, status = run, "FAILED"
         try:
             yield
             status = "FINISHED"
         finally:
             self._phase = None
+            if status == "FAILED":  # run again, the phase says all of it again
+                self.forget(begun)
             self._emit("end", run, status=status)
             if status == "FAILED":  # worth seeing, and a second try finds its run by the key
                 self.commit()
@@ -159,6 +162,9 @@ class EventTracker:
     def mark(self) -> int:
         return 0
 
+    def forget(self, mark: int) -> None:
+        """Take back what was logged from a mark on, unless it was committed."""
+
     def commit(self) -> None: ...
 
     def finish(self, status: Status = "FINISHED") -> int:
@@ -183,6 +189,12 @@ class MemoryTracker(EventTracker):
     def __init__(self) -> None:
         self.events: list[Event] = []
         super().__init__(self.events.append)
+
+    def mark(self) -> int:
+        return len(self.events)
+
+    def forget(self, mark: int) -> None:
+        del self.events[mark:]
 
     def metric(self, name: str, run: str = MAIN) -> list[tuple[int, float]]:
         """The (step, value) pairs logged under a name, in order."""

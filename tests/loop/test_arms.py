@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
+from fakes import Ask, guess
 from rich.console import Console
 
 from experiments.tasks import build_task, policy_adapter
 from experiments.train import train
-from fst_agents.config import FastConfig, RunConfig, SlowConfig, parse
+from fst_agents.config import BudgetConfig, FastConfig, RunConfig, SlowConfig, parse
 from fst_agents.dspy_bridge import seed_candidate
 from fst_agents.errors import ConfigError, RunDirError
 from fst_agents.run_dir import RunDir
+from fst_agents.serving.scripted_host import ScriptedHost
+from fst_agents.types import Policy
 
 KEYS = {
     "arm", "task", "seed", "scores", "kl", "retention", "rollouts", "cycles", "policy_version",
@@ -193,6 +197,42 @@ def test_a_wrong_configuration_is_refused_before_anything_is_started(tmp_path: P
     starts = [line.split(":")[0] for line in caught.value.problems]
     assert starts == ["fast.population", "fast.evolve"]
     assert not (tmp_path / "run").exists()
+
+
+def test_everything_wrong_with_a_request_is_said_at_once(tmp_path: Path) -> None:
+    """The same as ``fst check`` says, and before there is a run directory."""
+    from optimizers import FastSlow
+
+    def forgetful(gold: Any, prediction: Any) -> None:
+        return None
+
+    def broken(gold: Any, prediction: Any) -> float:
+        raise LookupError("no such corpus")
+
+    rows = [{"id": "a", "question": "q"}, {"id": "a", "question": "r"}, {"id": "b"}]
+    examples = [dspy.Example(row).with_inputs(*({"question"} & set(row))) for row in rows]
+    config = RunConfig(run_dir=tmp_path / "run", budget=BudgetConfig(rollouts=5))
+    optimizer: Any = FastSlow(
+        metric=forgetful,
+        eval_metric=broken,
+        policy=Policy("scripted"),
+        reflection_lm=lambda prompt: prompt,
+        config=config,
+        host=ScriptedHost(guess),
+    )
+    with pytest.raises(ConfigError) as caught:
+        optimizer.compile(Ask(), trainset=examples[:2], valset=examples[2:])
+    said = caught.value.problems
+    for line in (
+        "budget.rollouts: got 5",
+        "example 'a': 2 examples have this id",
+        "example 'b': field 'question' is missing",
+        "example 'a': on its own labels the metric returned no score",
+        "eval_metric: example 'a': on its own labels the metric raised LookupError",
+        "slow.batch_size: got 16, but there are 2 training problems",
+    ):
+        assert any(text.startswith(line) for text in said), (line, said)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _micro() -> str:

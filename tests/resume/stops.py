@@ -105,6 +105,9 @@ class SpoolTracker(EventTracker):
     def mark(self) -> int:
         return self.spool.end
 
+    def forget(self, mark: int) -> None:
+        self.spool.rewind(mark)
+
     def commit(self) -> None:
         self.spool.commit()
         self.spool.save(Cursor(offset=self.spool.end))
@@ -227,9 +230,7 @@ def attempt(path: Path, config: RunConfig, fuse: Fuse, cast: Cast | None = None)
     fuse.guard(run_dir, "add_metrics", "add_rollouts", "write_population", "write_state")
     fuse.guard(run_dir, "prune_policies")
     fuse.guard(checkpoints, "save")
-    # A failed fast phase delivers what was logged in it, so an error between its two last events
-    # would be seen (docs/reliability.md); a kill there is not.
-    fuse.guard(tracker, "commit", *(["put"] if fuse.kills else []))
+    fuse.guard(tracker, "commit", "put")
     fuse.guard(host, "submit", "update")
     fuse.guard(slow, "update", "publish", "save", "logprobs")
     fuse.guard(fast, "evolve")

@@ -179,12 +179,15 @@ def test_finishing_twice_is_finishing_once(tmp_path: Path) -> None:
 def test_a_fast_phase_that_raises_leaves_a_failed_child(tmp_path: Path) -> None:
     tracker = start(tmp_path)
     with pytest.raises(RuntimeError, match="reflection"), tracker.fast_phase(4):
+        tracker.log_metrics({"fast/best_mean": 0.5}, step=0)
         raise RuntimeError("reflection")
     tracker.log_metrics({"slow/reward": 0.1}, step=1)
     tracker.finish("FAILED")
-    (child,) = children(client(tmp_path), str(tracker.run_id))
+    store = client(tmp_path)
+    (child,) = children(store, str(tracker.run_id))
     assert child.info.status == "FAILED"
-    assert "slow/reward" not in child.data.metrics
+    assert child.data.metrics == {}  # the phase runs again, and its figures come then
+    assert "fast/best_mean" not in store.get_run(str(tracker.run_id)).data.metrics
 
 
 def test_the_callers_active_run_is_joined_and_never_ended(tmp_path: Path) -> None:
