@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 # Without cached bytecode every start would compile torch, trl and vllm anew: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-faults check set-up format clean
+.PHONY: demo test test-faults check set-up audit format clean
 
 demo: $(STAMP)
 	$(VENV)/bin/fst demo
@@ -23,6 +23,9 @@ check: $(STAMP)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyright
+
+audit:
+	$(PYTHON) .ci/audit.py
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix
@@ -41,4 +44,4 @@ $(STAMP): pyproject.toml requirements.lock
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-audit build dist .pytest_cache .ruff_cache .hypothesis

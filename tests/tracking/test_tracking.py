@@ -177,10 +177,14 @@ def test_finishing_twice_is_finishing_once(tmp_path: Path) -> None:
 
 
 def test_a_fast_phase_that_raises_leaves_a_failed_child(tmp_path: Path) -> None:
+    def fails() -> None:
+        with tracker.fast_phase(4):
+            tracker.log_metrics({"fast/best_mean": 0.5}, step=0)
+            raise RuntimeError("reflection")
+
     tracker = start(tmp_path)
-    with pytest.raises(RuntimeError, match="reflection"), tracker.fast_phase(4):
-        tracker.log_metrics({"fast/best_mean": 0.5}, step=0)
-        raise RuntimeError("reflection")
+    with pytest.raises(RuntimeError, match="reflection"):
+        fails()
     tracker.log_metrics({"slow/reward": 0.1}, step=1)
     tracker.finish("FAILED")
     store = client(tmp_path)
