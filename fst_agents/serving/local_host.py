@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from fst_agents.errors import ServingError
-from fst_agents.serving import inbox, local_model
+from fst_agents.serving import inbox
 from fst_agents.serving.gathering import Gathering
 from fst_agents.serving.inbox import Request, Swap
+from fst_agents.serving.local_model import Loader
 from fst_agents.serving.sampler import Row, sample
 from fst_agents.serving.tokenizer import HfChatTokenizer
 from fst_agents.types import Completion, Policy, Sampling
@@ -32,7 +33,8 @@ class LocalHost:
     a generator seeded by ``seed``, the policy's version and their label: on a CPU, with a fixed
     number of ``threads``, equal runs are equal to the bit. ``request_timeout`` (seconds) bounds
     the sampling of a batch, checked between tokens; waiting for earlier batches does not count. A
-    swap loads the new model beside the old one, so for a moment there are two in memory.
+    swap loads the new model beside the old one, so for a moment there are two in memory; on a CPU
+    the base of an adapter stays there, too.
 
     Raises:
         ServingError: the policy cannot be loaded, or its tokenizer has no chat template.
@@ -52,11 +54,11 @@ class LocalHost:
         threads: int | None = None,
     ) -> None:
         self.tokenizer = HfChatTokenizer(policy.model, trust_remote_code)
-        self._dtype, self._trust = dtype, trust_remote_code
+        self._loader = Loader(dtype, trust_remote_code)
         self._threads = threads
         self._timeout = request_timeout
         self._policy = policy
-        self._model: Any = local_model.load(policy, dtype, trust_remote_code)
+        self._model: Any = self._loader.load(policy)
         self._generator = torch.Generator(self._model.device).manual_seed(seed)
         text = self._model.config.get_text_config()
         self.context_length: int = text.max_position_embeddings
@@ -159,7 +161,7 @@ class LocalHost:
 
     def _swap(self, swap: Swap) -> None:
         try:
-            self._model = local_model.load(swap.policy, self._dtype, self._trust)
+            self._model = self._loader.load(swap.policy)
             self._policy = swap.policy
         except Exception as error:  # noqa: BLE001 - belongs to the caller of update
             swap.done.set_exception(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from transformers import AutoTokenizer, GenerationConfig
@@ -36,18 +37,24 @@ class HfChatTokenizer:
                 "instruction-tuned variant of the model"
             )
         self._lock = threading.Lock()
+        # A group's rollouts have few distinct prompts, and a template costs more than a look-up.
+        self._render = lru_cache(maxsize=256)(self._ids)
         self.eos_token_ids: tuple[int, ...] = _eos_token_ids(model_path, self._tokenizer)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
         """Prompt ids of a conversation under the model's chat template, generation prompt on."""
         with self._lock:
-            ids = self._tokenizer.apply_chat_template(
+            return self._render(tuple(tuple(m.items()) for m in messages))
+
+    def _ids(self, messages: tuple[tuple[tuple[str, Any], ...], ...]) -> tuple[int, ...]:
+        return tuple(
+            self._tokenizer.apply_chat_template(
                 [dict(m) for m in messages],
                 tokenize=True,
                 add_generation_prompt=True,
                 return_dict=False,
             )
-        return tuple(ids)
+        )
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of completion ids, special tokens left out."""

@@ -73,13 +73,16 @@ class CompactAdapter(Adapter):
 
 
 def _render(fields: dict[str, Any], values: dict[str, Any]) -> str:
-    texts = {
-        name: str(format_field_value(field_info=fields[name], value=value))
-        for name, value in values.items()
-    }
+    texts = {name: _text(fields[name], value) for name, value in values.items()}
     if len(fields) == 1:
         return "".join(texts.values())
     return "\n".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def _text(field: Any, value: Any) -> str:
+    if type(value) is str:  # as it is; to find that out, DSPy would build a serializer every time
+        return value
+    return str(format_field_value(field_info=field, value=value))
 
 
 def _split(signature: type[Signature], completion: str) -> dict[str, str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from checkpoints import logprobs_of, save_adapter, save_model, save_perturbed
 
 from fst_agents.errors import ServingError
 from fst_agents.serving.host import PolicyHost
 from fst_agents.serving.local_host import LocalHost
+from fst_agents.serving.local_model import Loader
 from fst_agents.serving.scripted_host import ScriptedHost
 from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_process import ServerSettings
@@ -240,6 +243,30 @@ def test_weights_that_do_not_fit_leave_the_old_ones_served(served: Served, tmp_p
             served.host.update(policy)
     assert served.host.policy.version == 1
     assert gap_now(served, served.folder, good) < 1e-4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_in_turn_give_what_each_gives_alone(tied: bool, tmp_path: Path) -> None:
+    """To the bit: nothing of one adapter is left in the next, refused ones included."""
+    from safetensors.torch import load_file, save_file
+
+    base = save_model(tmp_path / "base", tied=tied)
+    folders = [save_adapter(base, tmp_path / str(seed), seed=seed) for seed in range(3)]
+    torn = save_adapter(base, tmp_path / "torn", seed=3)
+    tensors = load_file(torn / "adapter_model.safetensors")
+    tensors.pop(min(tensors))
+    save_file(tensors, torn / "adapter_model.safetensors", {"format": "pt"})
+    policies = [Policy(str(base), adapter=f, version=k) for k, f in enumerate(folders)]
+    ids = torch.arange(20)[None]
+    alone = [Loader("float32").load(p)(ids).logits for p in (*policies, Policy(str(base)))]
+    loader = Loader("float32")
+    served = [loader.load(p) for p in (*policies, Policy(str(base)), policies[1], policies[0])]
+    with pytest.raises(ServingError, match="missing_keys"):
+        loader.load(Policy(str(base), adapter=torn, version=9))
+    served += [loader.load(p) for p in policies]
+    expected = [*alone, alone[1], alone[0], *alone[:3]]
+    assert all(torch.equal(m(ids).logits, e) for m, e in zip(served, expected, strict=True))
+    assert not any(torch.equal(a, b) for a, b in pairwise(alone))
 
 
 @every_model
