@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.studies.ablation_table import (
+    FEWEST,
     ablation_rows,
     best_peak,
     differences_of,
@@ -38,7 +39,8 @@ METHOD = (
     "differences are between runs of equal rule and seed.",
     "Fixed beforehand: a setting is favoured over the default if its area is larger with 95 % "
     "confidence, while neither its final score nor its change on other skills is smaller with that "
-    "confidence; the largest area among those. With a failed run nothing is.",
+    f"confidence; the largest area among those. With a failed run, or fewer than {FEWEST} pairs of "
+    "runs, nothing is.",
 )
 
 COLORS = ("c1", "c2", "c3", "c4", "c5", "c6")

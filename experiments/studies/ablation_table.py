@@ -65,6 +65,10 @@ COLUMNS: Mapping[str, tuple[str, Callable[[float], str], Callable[[float], str]]
 PRIMARY = "area"
 GUARDS = ("score", "retention")
 
+FEWEST = 6
+"""Pairs of runs from which something may follow: with five, even five differences of one sign come
+about by chance one time in 16."""
+
 
 def ablation_rows(
     ablation: Ablation, scope: Scope, table: Mapping[str, Sequence[Cell]], records: Records
@@ -78,6 +82,7 @@ def ablation_rows(
     rows: list[dict[str, Any]] = []
     for label, own in table.items():
         done = [r for cell in own if (r := records[cell.key]).ok]
+        pairs = zip(values[label][PRIMARY], standard[PRIMARY], strict=True)
         differences = {
             name: _difference(scope, values[label][name], standard[name]) for name in MEASURES
         }
@@ -87,6 +92,7 @@ def ablation_rows(
                 "default": label == ablation.default,
                 "runs": len(done),
                 "failed": len(own) - len(done),
+                "pairs": sum(a is not None and b is not None for a, b in pairs),
                 "never_half": sum(not _reached(scope, record) for record in done),
                 "fast_phases": _fast_phases(done),
                 **{name: _estimate(scope, found) for name, found in values[label].items()},
@@ -101,9 +107,9 @@ def favoured(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
     It is the one with the largest area under the learning curve among those whose area is larger
     with 95 % confidence, while neither final score nor retention is smaller with that confidence.
-    With a failed run anywhere nothing is favoured.
+    With a failed run anywhere, or fewer than :data:`FEWEST` pairs of runs, nothing is favoured.
     """
-    if any(row["failed"] for row in rows):
+    if any(row["failed"] or row["pairs"] < FEWEST for row in rows):
         return None
     better = [
         row
@@ -135,6 +141,12 @@ def words(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
     if ablation.name == BASELINE.name:
         best = best_peak(rows)
         return f"RL alone peaks highest under {best!r}; the studies give it {ablation.default!r}."
+    pairs = min(row["pairs"] for row in rows)
+    if pairs < FEWEST:
+        return (
+            f"Nothing follows for {ablation.varied} from {pairs} pair(s) of runs; {FEWEST} are the "
+            "fewest."
+        )
     winner = favoured(rows)
     if winner is None:
         return (

@@ -46,7 +46,8 @@ PLAIN = Arm(top=0.6, cycles=6, kl=0.2, lost=0.02)
 
 @pytest.fixture(scope="module")
 def scope() -> Scope:
-    return make_scope(QUICK, quick=True, development=True)
+    """Three rules with two seeds: the fewest runs that something can follow from."""
+    return make_scope(QUICK, quick=True, development=True, seeds=2)
 
 
 @dataclass
@@ -229,16 +230,28 @@ def test_a_failed_run_is_in_no_mean_and_nothing_is_concluded(scope: Scope, tmp_p
     )
     told = run(SCHEDULE, scope, tmp_path / "out", made)
     own = row(told, "adaptive")
-    assert (own["runs"], own["failed"], told["failed"]) == (2, 1, 1)
+    assert (own["runs"], own["failed"], own["pairs"], told["failed"]) == (4, 2, 4, 2)
     assert own["score"]["estimate"] == pytest.approx(0.9)
     assert own["difference"]["score"]["estimate"] == pytest.approx(0.3)
     assert told["favoured"] is None
     assert told["words"].startswith("Nothing can be told")
-    assert [c["error"] for c in told["cells"] if "error" in c] == ["the server died"]
+    assert [c["error"] for c in told["cells"] if "error" in c] == ["the server died"] * 2
     assert "the server died" in (tmp_path / "out/schedule/README.md").read_text("utf-8")
     again = MadeUp()
     run(SCHEDULE, scope, tmp_path / "out", again)
-    assert len(again.ran) == 1  # what failed, and nothing else
+    assert len(again.ran) == 2  # what failed, and nothing else
+
+
+def test_few_runs_are_no_evidence(tmp_path: Path) -> None:
+    """One run a setting has an interval of no width, which is no certainty."""
+    few = make_scope(QUICK, quick=True, development=True, targets=1)
+    made = MadeUp(lambda c: Arm(0.9, 2, kl=0.1) if c.fast.schedule == "adaptive" else PLAIN)
+    told = run(SCHEDULE, few, tmp_path / "out", made)
+    assert row(told, "adaptive")["difference"]["area"]["low"] > 0
+    assert told["favoured"] is None
+    assert told["words"] == (
+        "Nothing follows for the schedule of fast phases from 1 pair(s) of runs; 6 are the fewest."
+    )
 
 
 def test_without_any_run_the_table_says_so(scope: Scope, tmp_path: Path) -> None:
@@ -267,6 +280,7 @@ def rows_of(**areas: tuple[float, float, float]) -> list[dict[str, Any]]:
         return {
             "variant": name,
             "failed": 0,
+            "pairs": 6,
             "peak": {"estimate": 0.5},
             "difference": None if found is None else difference,
         }
@@ -291,6 +305,7 @@ def test_the_rule_that_was_fixed_beforehand(
     rows = rows_of(**areas)
     assert favoured(rows) == winner
     assert favoured([{**r, "failed": 1} for r in rows]) is None
+    assert favoured([{**r, "pairs": 5} for r in rows]) is None
     assert best_peak(rows) == "default"  # the first of equals
     assert best_peak([{**r, "failed": 1} for r in rows]) is None
 
