@@ -16,6 +16,8 @@ from typing import Any
 
 from fst_agents.serving.inbox import Request
 
+_log = logging.getLogger(__name__)
+
 QUIET = 0.003
 """Seconds without a newcomer after which a batch of unannounced requests is sampled."""
 
@@ -80,8 +82,14 @@ class Gathering:
                 return True
         if self._lockstep:
             self._impatience += 1
+            _log.warning(
+                "a batch went without rollouts that asked for nothing within %g s (a machine under "
+                "heavy load, or a program that waits on other things): this run may differ from "
+                "others of its seed",
+                PATIENCE,
+            )
             if not self._lockstep:
-                logging.getLogger(__name__).warning(
+                _log.warning(
                     "the program waits on other things than the policy: its rollouts no longer "
                     "share batches in lockstep, and equal seeds do not give equal runs"
                 )

@@ -94,6 +94,7 @@ def test_patience_runs_out_and_is_given_up(
     for _ in range(gathering.TRIES):
         queue.put(request(0, 0))
         assert orders(queue.take()[0]) == [(0, 0)]
+        assert "may differ from others of its seed" in caplog.text
     assert "no longer share batches" in caplog.text
     monkeypatch.setattr(gathering, "PATIENCE", 60.0)
     queue.put(request(0, 0))
