@@ -243,6 +243,14 @@ def test_every_arm_has_a_forecast(arm: str) -> None:
     assert forecast(check({"arm": arm}))["rollouts"]["eval"] > 0
 
 
+def test_an_adaptive_forecast_has_either_phase_at_its_most() -> None:
+    """12 cycles of 864 + 6 · 128 rollouts; with a single fast phase, 18720 // 128 RL steps."""
+    told = forecast(check({"fast": {"schedule": "adaptive"}}))
+    assert told["rollouts"]["limit"] == 12 * 1632
+    assert (told["rollouts"]["fast"], told["rollouts"]["slow"]) == (12 * 864, 146 * 128)
+    assert told["steps"] == 146
+
+
 # -- data ---------------------------------------------------------------------------------------
 
 fields = st.sampled_from(["id", "question", "answer", "other", ""])
