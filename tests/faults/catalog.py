@@ -7,5 +7,6 @@ from __future__ import annotations
 from disk_faults import DISK
 from program_faults import HOSTS, PROGRAMS, TRAINER
 from reflection_faults import REFLECTION
+from server_faults import SERVER
 
-FAULTS = [*PROGRAMS, *HOSTS, *REFLECTION, *TRAINER, *DISK]
+FAULTS = [*PROGRAMS, *HOSTS, *SERVER, *REFLECTION, *TRAINER, *DISK]
