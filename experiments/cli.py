@@ -44,8 +44,9 @@ def command(as_json: bool) -> Generator[dict[str, Any]]:
     """What every command shares: exit codes, a clean standard output, the JSON line."""
     result: dict[str, Any] = {}
     quiet_libraries()
+    interrupt = _Interrupt()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield result
@@ -70,8 +71,19 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+class _Interrupt:
+    """The first signal lets the command tidy up; the second ends the process where it stands, which
+    a run survives as it does SIGKILL, and the guardian of a server notices."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, *_: object) -> None:
+        if self._asked:
+            os.write(2, b"interrupted again: ended at once; 'fst train --resume' goes on\n")
+            os._exit(130)
+        self._asked = True
+        raise KeyboardInterrupt
 
 
 def quiet_libraries() -> None:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from disk_faults import DISK
+from process_faults import PROCESS
 from program_faults import HOSTS, PROGRAMS, TRAINER
 from reflection_faults import REFLECTION
 from server_faults import SERVER
 
-FAULTS = [*PROGRAMS, *HOSTS, *SERVER, *REFLECTION, *TRAINER, *DISK]
+FAULTS = [*PROGRAMS, *HOSTS, *SERVER, *REFLECTION, *TRAINER, *DISK, *PROCESS]
