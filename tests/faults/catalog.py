@@ -9,5 +9,6 @@ from process_faults import PROCESS
 from program_faults import HOSTS, PROGRAMS, TRAINER
 from reflection_faults import REFLECTION
 from server_faults import SERVER
+from vllm_faults import VLLM
 
-FAULTS = [*PROGRAMS, *HOSTS, *SERVER, *REFLECTION, *TRAINER, *DISK, *PROCESS]
+FAULTS = [*PROGRAMS, *HOSTS, *SERVER, *REFLECTION, *TRAINER, *DISK, *PROCESS, *VLLM]

@@ -22,7 +22,7 @@ from checkpoints import save_adapter
 from fake_server import Prompt
 
 from fst_agents.errors import ServingError
-from fst_agents.serving import vllm_process, vllm_settings
+from fst_agents.serving import vllm_process, vllm_revival, vllm_settings
 from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_process import VllmServer
 from fst_agents.serving.vllm_settings import ServerSettings
@@ -186,6 +186,25 @@ def test_closing_during_a_restart_leaves_nothing(host: VllmHost, tmp_path: Path)
     with pytest.raises(ServingError, match="closed"):
         future.result(timeout=5)
     until(lambda: not any(map(psutil.pid_exists, pids)))
+
+
+def test_a_server_that_hangs_is_ended_and_restarted(
+    stand_in: None, tied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its connections and answers none of them."""
+    monkeypatch.setattr(vllm_revival, "PATIENCE", 1.0)
+    settings = ServerSettings(str(tied), tmp_path / "other", accelerator=False, lora_rank=8)
+    hasty = VllmHost.start(Policy(str(tied)), settings, request_timeout=1.0)
+    try:
+        (process,) = [p for p in map(psutil.Process, server_of(hasty).pids()) if serves(p)]
+        process.suspend()
+        with pytest.raises(ServingError, match="no answer within"):
+            hasty.submit((1, 2), SAMPLING).result(timeout=20)
+        assert hasty.submit((1, 2), SAMPLING).result(timeout=60).token_ids == (7,)
+        assert starts(hasty) == 2
+        assert not process.is_running()
+    finally:
+        hasty.close()
 
 
 def test_a_stopped_server_does_not_begin_again(host: VllmHost) -> None:
