@@ -104,6 +104,7 @@ class RolloutRecorder(BaseCallback):
         self._order: list[tuple[_Invocation, int]] = []
         self._asked = 0
         self._orphans = 0
+        self._over = False
         self._failures: list[Exception] = []
         self._fixed_failures: list[Exception] = []
 
@@ -115,8 +116,14 @@ class RolloutRecorder(BaseCallback):
 
         Raises:
             RolloutTimeout: the deadline has passed already.
+            ProgramError: the rollout has ended; nothing would come of these tokens.
         """
         with self._lock:
+            if self._over:
+                raise ProgramError(
+                    "the policy was called after its rollout had ended: a thread of the program "
+                    "outlives the call that started it; join it before the program returns"
+                )
             order = (self._number, self._asked)
             self._asked += 1
         try:
@@ -146,12 +153,13 @@ class RolloutRecorder(BaseCallback):
             self._order.append((invocation, len(invocation.calls) - 1))
 
     def finish(self) -> tuple[Call, ...]:
-        """All calls in the order in which they were sampled.
+        """End the rollout: all its calls, in the order in which they were sampled.
 
         Raises:
             ProgramError: a completion was sampled that no predictor of the program owns.
         """
         with self._lock:
+            self._over = True
             if self._orphans:
                 raise ProgramError(
                     f"{self._orphans} LM call(s) were made outside the program's own predictors; "

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import Any
 
 import dspy
@@ -26,6 +27,7 @@ from stops import Run
 
 from fst_agents.errors import (
     ConfigError,
+    ProgramError,
     ServingError,
     TrainerError,
 )
@@ -105,6 +107,40 @@ def leaks(workshop: Workshop) -> Seen:
         over.set()
 
 
+class Lingers(Ask):
+    """Its thread asks the policy once more when the program has returned."""
+
+    def __init__(self, told: list[BaseException]) -> None:
+        super().__init__()
+        self._told = told
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lingers:
+        copied = Lingers(self._told)
+        copied.solve = self.solve.deepcopy()
+        return copied
+
+    def forward(self, question: str) -> Any:
+        answer = super().forward(question)
+        threading.Thread(target=copy_context().run, args=(self._late, question)).start()
+        return answer
+
+    def _late(self, question: str) -> None:
+        time.sleep(0.3)
+        try:
+            super().forward(question)
+        except ProgramError as error:
+            self._told.append(error)
+
+
+def lingers(workshop: Workshop) -> Seen:
+    told: list[BaseException] = []
+    seen = lives(lambda: cast(program=lambda: Lingers(told)), None, "refused there")(workshop)
+    time.sleep(0.5)
+    assert told
+    assert "after its rollout had ended" in str(told[0])
+    return Seen(f"late calls {seen.happened}")
+
+
 def threads_end(run: Run) -> None:
     """Threads of rollouts that were given up end as soon as they run Python code again."""
     deadline = time.monotonic() + 10
@@ -167,6 +203,7 @@ PROGRAMS = [
         ),
     ),
     Fault("program leaks threads", "every rollout", leaks),
+    Fault("program leaks threads", "that call the policy after its end", lingers),
 ]
 
 

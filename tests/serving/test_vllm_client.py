@@ -75,6 +75,10 @@ def test_a_good_answer_is_read(url: str) -> None:
     [
         (answer(token_ids=None), "not an answer of /v1/completions"),
         (answer(token_ids=[5]), "1 token ids came with 2"),
+        (answer(token_ids=["5", "6"]), "token ids that are none"),
+        (answer(token_ids=[5, -1]), "token ids that are none"),
+        (answer(token_ids=[5, True]), "token ids that are none"),
+        (answer(logprobs={"token_logprobs": [-0.5, 0.1]}), "none is above 0"),
         (answer(prompt_token_ids=[2]), "other prompt ids"),
         (answer(logprobs=None), "not an answer of /v1/completions"),
         (answer(logprobs={"token_logprobs": [-0.5, None]}), "not an answer of /v1/completions"),
