@@ -249,9 +249,10 @@ def port_taken(workshop: Workshop) -> Seen:
         port = taken.getsockname()[1]
         job = Job(workshop.folder / "job", serve={"host": "vllm", "port": port})
         code = job.end()
-    assert code == 1, job.said()
-    assert str(port) in job.error()
-    return Seen(f"exit code 1: {job.error().removeprefix('error: ')[:90]}", "nothing had begun")
+    assert code == 2, job.said()
+    assert f"serve.port: {port} is in use" in job.error()
+    assert not job.run.path.exists()
+    return Seen(f"exit code 2: {job.error().removeprefix('error: ')}", "nothing had begun")
 
 
 def flipped_weights(workshop: Workshop) -> Seen:

@@ -13,12 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-from faults import Fault, Seen, Shared, Workshop, outcomes
-from loop_world import first_line
+from faults import Drive, Fault, Seen, Workshop, outcomes
 
 from experiments.tasks import build_task, policy_adapter
 from fst_agents.config import RunConfig, parse
-from fst_agents.errors import ServingError
 from fst_agents.run_dir import RunDir
 from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_settings import ServerSettings
@@ -62,21 +60,7 @@ class FragileHost(VllmHost):
             process.send_signal(signal.SIGSTOP)
 
 
-def host(shared: Shared) -> FragileHost:
-    """One server for all of them: what comes first is survived, and the last is the end of it."""
-
-    def make() -> FragileHost:
-        settings = ServerSettings(
-            str(micro.path()), shared.folder / "vllm", accelerator=False, lora_rank=32
-        )
-        made = FragileHost.start(Policy(str(micro.path())), settings, request_timeout=30)
-        shared.stack.callback(made.close)
-        return made
-
-    return shared.once("vllm", make)
-
-
-def config(path: Path, timeout: float) -> RunConfig:
+def config(path: Path) -> RunConfig:
     return parse(
         {
             "arm": "rl",
@@ -85,14 +69,14 @@ def config(path: Path, timeout: float) -> RunConfig:
             "fast": {"population": 1, "rollouts": 16},
             "slow": {"steps_per_cycle": 2, "batch_size": 4, "group_size": 4},
             "budget": {"cycles": 1, "enough": 2.0},
-            "sampling": {"timeout": timeout, "retries": 1},
+            "sampling": {"timeout": 400.0, "retries": 1},  # a restart included
             "track": {"enabled": False},
         }
     )
 
 
 def train(settings: RunConfig, **others: Any) -> RunDir:
-    """RL alone, without an evaluation; with ``resume=`` it goes on."""
+    """RL alone, without an evaluation."""
     task = build_task(settings)
     policy = Policy(str(micro.path()))
     arm = Grpo(
@@ -112,47 +96,47 @@ def train(settings: RunConfig, **others: Any) -> RunDir:
     return run_dir
 
 
-def killed(workshop: Workshop) -> Seen:
-    server = host(workshop.shared)
-    server.break_at(20, server.kill_engine)  # the 4th request of the 2nd step
-    started = time.monotonic()
-    run_dir = train(config(workshop.folder / "run", 400.0), host=server)
-    counts = outcomes(run_dir)
-    masked = counts["all"] - sum(counts[o.value] for o in Outcome if not o.masked)
-    assert masked <= 4
-    assert server.server is not None
-    return Seen(
-        f"restarted once, its adapter loaded again, {time.monotonic() - started:.0f} s in all; "
-        "the run went on",
-        f"{masked} of {counts['all']} rollouts" if masked else "nothing",
-    )
+def restarted(fault: Callable[[FragileHost], None]) -> Drive:
+    """The run goes on to its end on a server that was started again."""
 
+    def check(workshop: Workshop) -> Seen:
+        model = str(micro.path())
+        server_settings = ServerSettings(
+            model, workshop.folder / "vllm", accelerator=False, lora_rank=32
+        )
+        host: Any = FragileHost.start(Policy(model), server_settings, request_timeout=30)
+        try:
+            first = host.processes()
+            host.break_at(20, lambda: fault(host))  # the 4th request of the 2nd step
+            started = time.monotonic()
+            run_dir = train(config(workshop.folder / "run"), host=host)
+            seconds = time.monotonic() - started
+            assert not any(process.is_running() for process in first)
+        finally:
+            host.close()
+        counts = outcomes(run_dir)
+        masked = sum(counts[outcome.value] for outcome in Outcome if outcome.masked)
+        assert masked <= 4
+        return Seen(
+            "restarted once, with the adapter it had; the run went on "
+            f"({seconds:.0f} s with the restart)",
+            f"{masked} of {counts['all']} rollouts" if masked else "nothing",
+        )
 
-def hung(workshop: Workshop) -> Seen:
-    server = host(workshop.shared)
-    server.break_at(20, server.hang)
-    settings = config(workshop.folder / "run", 60.0)
-    began = time.monotonic()
-    with pytest.raises(ServingError, match="failed outside the policy") as caught:
-        train(settings, host=server)
-    seconds = time.monotonic() - began
-    assert settings.run_dir is not None
-    stopped = RunDir.open(settings.run_dir)
-    assert stopped.state().step == 1
-    server.close()
-    assert not any(p.is_running() for p in server.processes())
-    on_the_spot = settings.model_copy(
-        update={"serve": settings.serve.model_copy(update={"host": "local"})}
-    )
-    train(on_the_spot, resume=settings.run_dir)
-    return Seen(
-        f"a second death is final: stopped after {seconds:.0f} s, {first_line(caught.value, 60)}; "
-        "--resume went on, on the local host",
-        "the step under way",
-    )
+    return check
 
 
 VLLM = [
-    Fault("vLLM killed mid-step", "SIGKILL to its engine, real server", killed, SERVER),
-    Fault("vLLM hung", "SIGSTOP in the middle of a step, real server", hung, SERVER),
+    Fault(
+        "vLLM killed mid-step",
+        "SIGKILL to its engine, real server",
+        restarted(FragileHost.kill_engine),
+        SERVER,
+    ),
+    Fault(
+        "vLLM hung",
+        "SIGSTOP to all of it mid-step, real server",
+        restarted(FragileHost.hang),
+        SERVER,
+    ),
 ]

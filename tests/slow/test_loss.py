@@ -125,6 +125,7 @@ def test_ratios_beyond_the_cap_are_cut_to_it(tmp_path: Path) -> None:
     numbers = assert_agrees(run_config(kl_coefficient=0.0), tmp_path, tampered)
     assert numbers["cap_fraction"] == 1.0
     assert numbers["ratio_max"] > 1e3
+    assert numbers["logp_gap"] > 10
 
 
 def test_ratios_far_below_one_are_not_cut(tmp_path: Path) -> None:
