@@ -19,18 +19,26 @@ class RolloutLedger:
     """Remembers one scored rollout per (problem, candidate): the newest, the first of a version.
 
     Memory is bounded: a newer policy version drops what ``max_staleness`` no longer allows, and
-    beyond ``capacity`` rollouts the oldest entries go. Masked and unscored rollouts say nothing
-    about a candidate and are not remembered.
+    beyond ``capacity`` rollouts, or ``most_tokens`` in all of them, the oldest go. Masked and
+    unscored rollouts say nothing about a candidate and are not remembered.
     """
 
-    def __init__(self, max_staleness: int = 0, capacity: int = 100_000) -> None:
-        """``max_staleness`` counts policy versions, ``capacity`` rollouts."""
-        if max_staleness < 0 or capacity < 1:
+    def __init__(
+        self, max_staleness: int = 0, capacity: int = 100_000, most_tokens: int = 10_000_000
+    ) -> None:
+        """``max_staleness`` counts policy versions, ``capacity`` rollouts.
+
+        ``most_tokens`` counts prompts and completions; each takes some 70 bytes of memory.
+        """
+        if max_staleness < 0 or capacity < 1 or most_tokens < 1:
             raise ValueError(
-                f"need max_staleness >= 0 and capacity >= 1, got {max_staleness} and {capacity}"
+                "need max_staleness >= 0, capacity >= 1 and most_tokens >= 1, got "
+                f"{max_staleness}, {capacity} and {most_tokens}"
             )
         self._max_staleness = max_staleness
         self._capacity = capacity
+        self._most_tokens = most_tokens
+        self._tokens = 0
         self._rollouts: dict[Key, Rollout] = {}
         self._newest = -1
         self.paid = 0
@@ -65,7 +73,8 @@ class RolloutLedger:
             return
         self._newest = version
         oldest = version - self._max_staleness
-        self._rollouts = {k: r for k, r in self._rollouts.items() if r.policy_version >= oldest}
+        for key in [k for k, r in self._rollouts.items() if r.policy_version < oldest]:
+            self._forget(key)
 
     def _remember(self, rollout: Rollout) -> None:
         if rollout.policy_version < self._newest - self._max_staleness:
@@ -74,10 +83,19 @@ class RolloutLedger:
         known = self._rollouts.get(key)
         if known is not None and known.policy_version >= rollout.policy_version:
             return
-        self._rollouts.pop(key, None)
+        if known is not None:
+            self._forget(key)
         self._rollouts[key] = rollout
-        while len(self._rollouts) > self._capacity:
-            del self._rollouts[next(iter(self._rollouts))]
+        self._tokens += _tokens(rollout)
+        while len(self._rollouts) > self._capacity or self._tokens > self._most_tokens:
+            self._forget(next(iter(self._rollouts)))
+
+    def _forget(self, key: Key) -> None:
+        self._tokens -= _tokens(self._rollouts.pop(key))
+
+
+def _tokens(rollout: Rollout) -> int:
+    return rollout.prompt_tokens + rollout.completion_tokens
 
 
 class LedgerEvaluate:

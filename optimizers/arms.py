@@ -46,6 +46,7 @@ from optimizers.reflection import RecordedReflection, build_reflection, wrap_ref
 from optimizers.request import request_faults
 from optimizers.resume import (
     Resumed,
+    history,
     refuse_changes,
     reopen_tracker,
     rollouts_seen,
@@ -201,7 +202,7 @@ class _Arm(Teleprompter):
                 evaluation = self._evaluate(judge, loop, seed, val, needs_fast, trained)
                 write_json(run_dir.path / "problems.json", _final_scores(evaluation))
                 kl = _kl(slow, evaluation)
-            result = self._result(loop, run_dir, tracker)
+            result = self._result(loop, run_dir, tracker, phases)
             summary = summarize(
                 self.config,
                 result,
@@ -273,7 +274,7 @@ class _Arm(Teleprompter):
             self._observer.note(f"damaged checkpoint passed over: {fault}")
         self._observer.note(f"going on behind cycle {state.cycle + 1}, RL step {state.step}")
         seen = rollouts_seen(run_dir, phases, state, self.config.fast.max_staleness)
-        loop.take_up(state, resumed.history, seen)
+        loop.take_up(state, seen)
 
     def _tracker(self, run_dir: RunDir, resumed: Resumed | None) -> Tracker:
         track = self.config.track
@@ -444,7 +445,9 @@ class _Arm(Teleprompter):
         sequences = evaluator.cell(seed)[1]
         return replace(evaluation, sequences=sequences, rollouts=evaluator.rollouts)
 
-    def _result(self, loop: Loop, run_dir: RunDir, tracker: Tracker) -> RunResult:
+    def _result(
+        self, loop: Loop, run_dir: RunDir, tracker: Tracker, phases: Sequence[Phase]
+    ) -> RunResult:
         return RunResult(
             arm=self.arm,
             seed=self.config.seed,
@@ -454,7 +457,7 @@ class _Arm(Teleprompter):
             cycles=loop.cycle + 1,
             run_dir=run_dir.path,
             mlflow_run_id=tracker.run_id,
-            history=tuple(loop.books.history),
+            history=tuple(history(run_dir, phases)),
             stopped=loop.stopped or "done",
         )
 

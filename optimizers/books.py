@@ -48,12 +48,14 @@ class Ledgers:
 
 
 class Books:
-    """Counts what a run spends and writes down what it has reached."""
+    """Counts what a run spends and writes down what it has reached.
+
+    What has been written down is not kept in memory: a run may have many thousand steps.
+    """
 
     def __init__(self, ledgers: Ledgers, predictors: Iterable[str]) -> None:
         """``predictors``: names of those that run on the policy."""
         self.spend = Spend()
-        self.history: list[StepReport] = []
         self.predictors = {name: PredictorCounts() for name in predictors}
         """What each predictor of the policy has done so far, in both phases."""
         self.checkpoint = 0
@@ -61,10 +63,9 @@ class Books:
         self._ledgers = ledgers
         self._started = time.monotonic()
 
-    def take_up(self, state: RunState, history: Iterable[StepReport]) -> None:
+    def take_up(self, state: RunState) -> None:
         """Go on from where a checkpoint stands."""
         self.spend, self.checkpoint = state.spend, state.checkpoint
-        self.history = [*history]
         self.predictors = {
             name: PredictorCounts(**counts) for name, counts in state.predictors.items()
         }
@@ -92,7 +93,6 @@ class Books:
         """Log a report. ``private`` figures are for the run directory, not for the tracker."""
         self.spend = replace(self.spend, seconds=self.seconds)
         rollouts = self.spend.fast_rollouts + self.spend.slow_rollouts
-        self.history.append(report)
         self._ledgers.run_dir.add_metrics(
             step,
             phase,

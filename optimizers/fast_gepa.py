@@ -113,7 +113,7 @@ class Guard:
 
 
 class GepaFast:
-    """``FastOptimizer`` on gepa. One object serves a whole run; ``records`` has each phase."""
+    """``FastOptimizer`` on gepa. One object serves a whole run; of its phases it keeps the last."""
 
     def __init__(
         self,
@@ -140,7 +140,18 @@ class GepaFast:
         self._components = components
         self._perfect = perfect_score
         self._proven = proven
-        self.records: list[PhaseRecord] = []
+        self._last: PhaseRecord | None = None
+
+    @property
+    def record(self) -> PhaseRecord:
+        """What happened in the last phase.
+
+        Raises:
+            RuntimeError: there has been none.
+        """
+        if self._last is None:
+            raise RuntimeError("no fast phase has been run yet; call evolve first")
+        return self._last
 
     def evolve(
         self,
@@ -209,7 +220,7 @@ class GepaFast:
         return tuple(names if self._components is None else self._components)
 
     def _record(self, record: PhaseRecord) -> None:
-        self.records.append(record)
+        self._last = record
         if self._log_folder is not None:
             record.write(self._log_folder)
 

@@ -116,9 +116,7 @@ class Loop:
         """θ as it is served."""
         return self._parts.host.policy
 
-    def take_up(
-        self, state: RunState, history: Iterable[StepReport], seen: Iterable[Rollout]
-    ) -> None:
+    def take_up(self, state: RunState, seen: Iterable[Rollout]) -> None:
         """Go on from a checkpoint, whose weights the host serves already.
 
         Args:
@@ -130,7 +128,7 @@ class Loop:
         self._schedule = Schedule(self._parts.config, state.pace)
         self._schedule.keep_time(self._parts.stream, self.step)
         self._rollouts_seen.add(seen)
-        self.books.take_up(state, history)
+        self.books.take_up(state)
         self.stopped = state.stopped
         if self.stopped == TIME_IS_UP and not self._out_of_time():
             self.stopped = None
@@ -213,7 +211,7 @@ class Loop:
                 report = replace(report, metrics={**report.metrics, **decision.metrics()})
             calls = int(report.metrics.get("fast/reflection_calls", 0))
             self.books.pay(Spend(fast_rollouts=evaluate.spent(), reflection_calls=calls))
-            record = parts.fast.records[-1].to_dict()
+            record = parts.fast.record.to_dict()
             self._run_dir.write_population(phase.cycle, self.population, record)
             self._tracker.log_population(phase.cycle, self.population, record)
             self.books.enter("fast", self.step, report)

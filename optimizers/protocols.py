@@ -41,8 +41,8 @@ class FastOptimizer(Protocol):
     """Evolves Φ under fixed θ."""
 
     @property
-    def records(self) -> Sequence[PhaseAccount]:
-        """What happened in each phase so far, oldest first."""
+    def record(self) -> PhaseAccount:
+        """What happened in the last phase; there has been one."""
         ...
 
     def evolve(

@@ -61,7 +61,6 @@ class Resumed:
     state: RunState
     policy: Policy
     trainer: Path
-    history: list[StepReport]
     faults: list[str]
 
 
@@ -158,7 +157,6 @@ def take_back(
         replace(state, policy=restored),
         restored,
         place / TRAINER,
-        list(history(run_dir, phases)),
         faults,
     )
 

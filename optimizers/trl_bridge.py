@@ -223,6 +223,7 @@ class SampleTrainer(GRPOTrainer):
         if self.report is not None and "grad_norm" in logs:
             self.report |= {key: float(logs[key]) for key in ("grad_norm", "learning_rate")}
         super().log(logs, start_time)
+        self.state.log_history.clear()  # it would keep every step's; the run directory has them
 
     def optimizer_state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """AdamW's moments by parameter name, and where the schedule stands; while parked."""

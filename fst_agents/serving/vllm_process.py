@@ -43,8 +43,8 @@ class VllmServer:
     ``http://…`` where the settings ask for a port. Every request needs the key
     (:mod:`fst_agents.serving.vllm_guard`), which reaches the server in its environment. The name
     is new for every server, so that another one on the same port cannot be mistaken for ours. The
-    log is ``vllm.log`` in the settings' folder. Ends with :meth:`stop`, at exit, or by its
-    guardian when this process dies.
+    log is ``vllm.log`` in the settings' folder, rotated by the guardian. Ends with :meth:`stop`, at
+    exit, or by its guardian when this process dies.
 
     Raises:
         ServingError: the port is taken, or the server died or was not ready in time; with the
@@ -61,7 +61,8 @@ class VllmServer:
         self.name = PUBLIC_NAME if own_name else f"base-{secrets.token_hex(4)}"
         settings.folder.mkdir(parents=True, exist_ok=True)
         self.log = settings.folder / "vllm.log"
-        self.log.unlink(missing_ok=True)
+        for part in settings.folder.glob(f"{self.log.name}*"):
+            part.unlink()
         self._lock = threading.Lock()
         self._stopped = False
         self._process = self._launch()
@@ -151,7 +152,7 @@ class VllmServer:
                 f"{self._scratch} is there already; expected to make it, for this user alone. "
                 "Somebody else may have, to be spoken to in the server's place"
             ) from error
-        script = [sys.executable, guardian.__file__, str(self._scratch)]
+        script = [sys.executable, guardian.__file__, str(self._scratch), str(self.log.absolute())]
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*script, *command(self._settings, self.name, self._address)],

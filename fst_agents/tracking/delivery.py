@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from fst_agents.redaction import redact_url
 from fst_agents.tracking.spool import Cursor, Event
+from fst_agents.tracking.tracker import MAIN
 
 KEY_TAG = "fst.key"
 TABLES_TAG = "mlflow.loggedArtifacts"
@@ -117,8 +118,22 @@ class MlflowStore:
             return self._start(event, cursor)
         if event["kind"] == "child":
             return self._child(event, cursor)
-        _WRITERS[event["kind"]](self._client, cursor.runs[event["run"]], event)
+        _WRITERS[event["kind"]](self._client, self._id(cursor, event["run"]), event)
+        if event["kind"] == "end" and event["run"] != MAIN:
+            # The cursor is written for every event; it must not grow with every fast phase.
+            runs = {name: run_id for name, run_id in cursor.runs.items() if name != event["run"]}
+            return replace(cursor, runs=runs)
         return cursor
+
+    def _id(self, cursor: Cursor, run: str) -> str:
+        """MLflow's id of a run of ours; that of an ended phase is asked for by its key."""
+        if run in cursor.runs:
+            return cursor.runs[run]
+        key = _child_key(cursor, run)
+        found = self._found(cursor.experiment_id, key)
+        if found is None:
+            raise LookupError(f"the store has no run with the tag {KEY_TAG} = {key!r}")
+        return found
 
     def _start(self, event: Event, cursor: Cursor) -> Cursor:
         attached = event["attach"]
@@ -132,28 +147,36 @@ class MlflowStore:
         return replace(cursor, uri=redact_url(self.uri), experiment_id=experiment, runs=runs)
 
     def _child(self, event: Event, cursor: Cursor) -> Cursor:
-        parent = cursor.runs["main"]
+        parent = cursor.runs[MAIN]
         tags = {"mlflow.parentRunId": parent, "phase": "fast", "cycle": str(event["cycle"])}
-        key = f"{parent}/{event['run']}"
+        key = _child_key(cursor, event["run"])
         run_id = self._run(cursor.experiment_id, event["name"], key, tags, event["time"])
         return replace(cursor, runs={**cursor.runs, event["run"]: run_id})
 
     def _run(self, experiment: str, name: str, key: str, tags: dict[str, str], time: int) -> str:
         """The run that was created with this key, or a new one."""
-        found = self._client.search_runs(
-            [experiment], filter_string=f"tags.`{KEY_TAG}` = '{key}'", max_results=1
-        )
-        if found:
-            return found[0].info.run_id
+        found = self._found(experiment, key)
+        if found is not None:
+            return found
         tags = {**tags, KEY_TAG: key}
         run = self._client.create_run(experiment, start_time=time, tags=tags, run_name=name)
         return run.info.run_id
+
+    def _found(self, experiment: str, key: str) -> str | None:
+        found = self._client.search_runs(
+            [experiment], filter_string=f"tags.`{KEY_TAG}` = '{key}'", max_results=1
+        )
+        return found[0].info.run_id if found else None
 
     def _experiment(self, name: str, runs: Path) -> str:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is not None:
             return experiment.experiment_id
         return self._client.create_experiment(name, artifact_location=artifact_root(self.uri, runs))
+
+
+def _child_key(cursor: Cursor, run: str) -> str:
+    return f"{cursor.runs[MAIN]}/{run}"
 
 
 def _metrics(client: Any, run_id: str, event: Event) -> None:

@@ -112,7 +112,7 @@ def test_evolve_finds_the_optimum_and_stops_there() -> None:
     assert set(population.best.instructions["main"].split()) == {"solve", *WORDS}
     assert population.mean(population.best.id) == 1.0
     assert population.policy_version == VERSION
-    assert fast.records[0].stopped == "solved"
+    assert fast.record.stopped == "solved"
     metrics = report.metrics
     assert metrics["fast/seed_mean"] == 0.0
     assert metrics["fast/best_mean"] == 1.0
@@ -132,7 +132,7 @@ def test_children_name_their_parents_and_carried_members_keep_theirs() -> None:
         policy_version=VERSION,
         cycle=0,
     )
-    lineage = {c.id: c for c in fast.records[0].candidates if c.accepted}
+    lineage = {c.id: c for c in fast.record.candidates if c.accepted}
     node = lineage[population.best.id]
     while not node.carried_over:
         (parent,) = node.parents
@@ -157,7 +157,7 @@ def test_all_carried_over_members_are_rescored_and_can_be_parents() -> None:
     _, report = fast.evolve(
         population, PROBLEMS, Evaluate(), rollouts=300, policy_version=VERSION, cycle=2
     )
-    parents = {p for c in fast.records[-1].candidates if not c.carried_over for p in c.parents}
+    parents = {p for c in fast.record.candidates if not c.carried_over for p in c.parents}
     assert len(parents & {c.id for c in carried.candidates}) >= 2
     assert report.metrics["fast/best_mean"] > 0.5
 
@@ -168,7 +168,7 @@ def test_same_seed_same_phase_and_another_cycle_another_order() -> None:
         fast.evolve(
             start("solve"), PROBLEMS, Evaluate(), rollouts=90, policy_version=VERSION, cycle=cycle
         )
-        return [c.id for c in fast.records[0].candidates]
+        return [c.id for c in fast.record.candidates]
 
     assert phase(3, 0) == phase(3, 0)
     assert len({tuple(phase(3, cycle)) for cycle in range(4)}) > 1
@@ -222,7 +222,7 @@ def test_budget_is_never_exceeded_and_what_is_left_is_reported(
     )
     assert evaluate.spent() == report.metrics["fast/rollouts"] <= budget
     assert report.metrics["fast/unused_budget"] == budget - evaluate.spent()
-    if fast.records[0].stopped == "budget":
+    if fast.record.stopped == "budget":
         assert report.metrics["fast/unused_budget"] < len(PROBLEMS)
 
 
@@ -277,7 +277,7 @@ def test_masked_rollouts_of_a_child_neither_help_nor_hurt() -> None:
     population, report = fast.evolve(
         start("solve"), PROBLEMS, Evaluate(score), rollouts=500, policy_version=VERSION, cycle=0
     )
-    assert fast.records[0].stopped == "solved"
+    assert fast.record.stopped == "solved"
     assert report.metrics["fast/best_mean"] == 1.0
     assert set(population.scores[population.best.id]) == {p.id for p in PROBLEMS[2:]}
 
@@ -349,8 +349,8 @@ def test_only_the_named_components_change() -> None:
         policy_version=VERSION,
         cycle=1,
     )
-    assert {c.instructions["plan"] for c in fast.records[0].candidates} == {" ".join(WORDS)}
-    assert fast.records[0].stopped == "solved"
+    assert {c.instructions["plan"] for c in fast.record.candidates} == {" ".join(WORDS)}
+    assert fast.record.stopped == "solved"
 
 
 def test_round_robin_begins_with_the_next_component_in_the_next_cycle() -> None:
@@ -386,8 +386,8 @@ def test_merge_crosses_children_of_one_parent() -> None:
     fast.evolve(
         pair("red", "red"), PROBLEMS, Evaluate(half), rollouts=900, policy_version=7, cycle=0
     )
-    merged = [c for c in fast.records[0].candidates if len(c.parents) == 2]
-    texts = {c.id: c.instructions for c in fast.records[0].candidates}
+    merged = [c for c in fast.record.candidates if len(c.parents) == 2]
+    texts = {c.id: c.instructions for c in fast.record.candidates}
     assert merged
     for child in merged:
         mother, father = (texts[p] for p in child.parents)
@@ -460,10 +460,10 @@ def test_useless_answers_end_the_phase_without_paying(text: str, fault: str) -> 
     population, report = fast.evolve(
         start("solve"), PROBLEMS, evaluate, rollouts=500, policy_version=VERSION, cycle=0
     )
-    assert fast.records[0].stopped == "no usable proposal"
+    assert fast.record.stopped == "no usable proposal"
     assert report.metrics["fast/invalid_proposals"] == 8
     assert report.metrics["fast/reflection_calls"] == 8
-    assert all(fault in line for line in fast.records[0].faults)
+    assert all(fault in line for line in fast.record.faults)
     assert evaluate.spent() == 12
     assert [c.instructions["main"] for c in population.candidates] == ["solve"]
 
@@ -494,7 +494,7 @@ def test_a_proposal_that_keeps_being_rejected_is_tried_three_times_at_most() -> 
     assert evaluate.spent() <= 12 + 3 * 2
     assert report.metrics["fast/rejected"] == 1
     assert report.metrics["fast/duplicate_proposals"] == 8
-    assert fast.records[0].stopped == "no usable proposal"
+    assert fast.record.stopped == "no usable proposal"
 
 
 def test_answers_that_are_no_text_are_refused() -> None:
@@ -580,7 +580,7 @@ def test_record_is_json_and_written_to_the_log_folder(tmp_path: Path) -> None:
     (path,) = (tmp_path / "population").iterdir()
     assert path.name == "fast-004.json"
     data = json.loads(path.read_text())
-    assert data == fast.records[0].to_dict()
+    assert data == fast.record.to_dict()
     assert data["metrics"] == dict(report.metrics)
     seed, *children = data["candidates"]
     assert seed["carried_over"]

@@ -128,7 +128,7 @@ def evolve(server: Server) -> list[str]:
     seed = Population((Candidate({"p": "Do it."}),))
     problems = [Problem(str(i), None) for i in range(8)]
     fast.evolve(seed, problems, Evaluate(), rollouts=16, policy_version=0, cycle=0)
-    return [c.instructions["p"] for c in fast.records[0].candidates]
+    return [c.instructions["p"] for c in fast.record.candidates]
 
 
 def test_a_phase_runs_on_a_model_behind_http(server: Server) -> None:

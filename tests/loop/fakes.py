@@ -145,7 +145,7 @@ class RecordingFast:
     """Scores every member and one new candidate on the anchor set; keeps the new one too."""
 
     log: Log
-    records: list[Account] = field(default_factory=list[Account])
+    record: Account = field(default_factory=lambda: Account(-1))
 
     def evolve(
         self,
@@ -164,7 +164,7 @@ class RecordingFast:
             c.id: {r.problem_id: r.score for r in evaluate(c, problems) if r.score is not None}
             for c in members
         }
-        self.records.append(Account(cycle))
+        self.record = Account(cycle)
         evolved = Population(members, scores, policy_version)
         metrics = {"fast/best_mean": evolved.mean(evolved.best.id) or 0.0}
         return evolved, StepReport(cycle, {**metrics, "fast/reflection_calls": 1.0})

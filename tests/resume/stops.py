@@ -42,7 +42,7 @@ from optimizers.fast_gepa import GepaFast
 from optimizers.loop import Loop, Parts, Silence
 from optimizers.plan import plan
 from optimizers.reflection import RecordedReflection, StandInReflection
-from optimizers.resume import Resumed, rollouts_seen, run_identity, take_back
+from optimizers.resume import Resumed, history, rollouts_seen, run_identity, take_back
 
 TIMINGS = {"fast/seconds", "serve/sync_seconds", "budget/seconds", "seconds"}
 
@@ -226,7 +226,7 @@ def attempt(path: Path, config: RunConfig, fuse: Fuse, cast: Cast | None = None)
     loop = Loop(parts, SEED)
     if resumed is not None:
         seen = rollouts_seen(run_dir, phases, resumed.state, config.fast.max_staleness)
-        loop.take_up(resumed.state, resumed.history, seen)
+        loop.take_up(resumed.state, seen)
     fuse.guard(run_dir, "add_metrics", "add_rollouts", "write_population", "write_state")
     fuse.guard(run_dir, "prune_policies")
     fuse.guard(checkpoints, "save")
@@ -263,7 +263,7 @@ def outcome(run: Run) -> dict[str, Any]:
         "pace": run.run_dir.state().pace,
         "spend": _timeless(books.spend.to_dict()),
         "predictors": books.predictors,
-        "history": [(r.step, _timeless(r.metrics)) for r in books.history],
+        "history": [(r.step, _timeless(r.metrics)) for r in history(run.run_dir, plan(run.config))],
         "metrics": [_timeless({**line, "metrics": _timeless(line["metrics"])}) for line in lines],
         "tracked": [(e["run"], e["step"], _timeless(e["values"])) for e in events],
         "rollouts": {

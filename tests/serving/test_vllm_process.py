@@ -52,15 +52,23 @@ def gone(pid: int, within: float = 15.0) -> bool:
 
 def guarded(scratch: Path) -> tuple[subprocess.Popen[str], int]:
     """A guardian over :data:`FAMILY`, and the pid of the worker."""
+    log = scratch.with_name("log")
     process = subprocess.Popen(
-        [sys.executable, guardian.__file__, str(scratch), sys.executable, "-c", FAMILY],
+        [sys.executable, guardian.__file__, str(scratch), str(log), sys.executable, "-c", FAMILY],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    assert process.stdout is not None
-    return process, int(process.stdout.readline())
+    return process, int(first_line(log))
+
+
+def first_line(log: Path, within: float = 60.0) -> str:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if log.exists() and "\n" in (text := log.read_text()):
+            return text.partition("\n")[0]
+        time.sleep(0.05)
+    raise AssertionError(f"{log}: nothing was written within {within} s")
 
 
 def test_the_command_line_has_what_exact_logprobs_need_and_no_key(tmp_path: Path) -> None:
@@ -175,19 +183,35 @@ def test_a_killed_server_leaves_no_worker(tmp_path: Path) -> None:
 
 def test_a_killed_owner_leaves_no_server(tmp_path: Path) -> None:
     """The owner is a process of its own, killed without a chance to clean up."""
+    log = tmp_path / "log"
     code = (
         "import subprocess, sys, time;"
-        f"p = subprocess.Popen([sys.executable, {guardian.__file__!r}, {str(tmp_path)!r},"
-        f" sys.executable, '-c', {FAMILY!r}], stdin=subprocess.PIPE, start_new_session=True);"
+        f"p = subprocess.Popen([sys.executable, {guardian.__file__!r}, {str(tmp_path / 'none')!r},"
+        f" {str(log)!r}, sys.executable, '-c', {FAMILY!r}], stdin=subprocess.PIPE,"
+        " start_new_session=True);"
         "time.sleep(600)"
     )
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    worker = int(owner.stdout.readline())
+    owner = subprocess.Popen([sys.executable, "-c", code])
+    worker = int(first_line(log))
     family = [worker, psutil.Process(worker).ppid()]
     owner.kill()
     owner.wait()
     assert all(gone(pid) for pid in family)
+
+
+def test_the_log_of_a_talkative_server_is_rotated_and_its_end_is_kept(tmp_path: Path) -> None:
+    """Four parts of ten megabytes are said; the last three are there, lines whole and in order."""
+    log = tmp_path / "vllm.log"
+    line = "x" * 9_993
+    code = f"[print(f'{{i:06d}}{line}') for i in range(4001)]; raise SystemExit(3)"
+    guardian_of = [sys.executable, guardian.__file__, str(tmp_path / "none"), str(log)]
+    process = subprocess.Popen([*guardian_of, sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert process.wait(timeout=60) == 3
+    parts = sorted(tmp_path.glob("vllm.log*"), reverse=True)
+    assert [part.name for part in parts] == ["vllm.log.2", "vllm.log.1", "vllm.log"]
+    assert all(part.stat().st_size <= guardian.LOG_BYTES for part in parts)
+    numbers = [int(row[:6]) for part in parts for row in part.read_text().splitlines()]
+    assert numbers == list(range(numbers[0], 4001))
 
 
 @pytest.fixture(scope="module")
