@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 # Without cached bytecode every start would compile torch, trl and vllm anew: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-faults check set-up audit format clean
+.PHONY: demo test test-faults test-long check set-up audit format clean
 
 demo: $(STAMP)
 	$(VENV)/bin/fst demo
@@ -17,6 +17,9 @@ test: $(STAMP)
 
 test-faults: $(STAMP)
 	$(VENV)/bin/python -m pytest tests/faults
+
+test-long: $(STAMP)
+	$(VENV)/bin/python -m pytest -m slow tests/longrun
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check
