@@ -19,7 +19,7 @@ test-faults: $(STAMP)
 	$(VENV)/bin/python -m pytest tests/faults
 
 test-long: $(STAMP)
-	$(VENV)/bin/python -m pytest -m slow tests/longrun
+	$(VENV)/bin/python -m pytest -m slow tests/longrun tests/resume
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check

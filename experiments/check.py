@@ -19,15 +19,7 @@ from fst_agents.errors import ConfigError, FstError, RunDirError
 from fst_agents.run_dir import RunDir
 from fst_agents.serving.choose import attached_key, choose
 from fst_agents.serving.vllm_settings import refuse_ours
-from optimizers.plan import (
-    FastPhase,
-    adapts,
-    cycle_rollouts,
-    plan,
-    slow_step_rollouts,
-    total_rollouts,
-    training_rollouts,
-)
+from optimizers.plan import plan
 from optimizers.reflection import build_reflection
 from optimizers.request import request_faults
 from programs.catalog import TASKS
@@ -67,35 +59,6 @@ def check(
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
     return resolved(config)
-
-
-def forecast(config: RunConfig) -> dict[str, Any]:
-    """What a run will spend at most: rollouts, completion tokens, RL steps, reflections."""
-    phases = plan(config)
-    fast = sum(p.rollouts for p in phases if isinstance(p, FastPhase))
-    steps = sum(p.steps for p in phases if not isinstance(p, FastPhase))
-    if adapts(config):  # each at its most: what the one does not spend, the other does
-        limit = training_rollouts(config)
-        fast = limit // cycle_rollouts(config) * config.fast.rollouts
-        steps = (limit - config.fast.rollouts) // slow_step_rollouts(config)
-    slow = steps * slow_step_rollouts(config)
-    cells = 2 if config.arm in ("gepa", "rl") else 4
-    task = build_task(config)
-    skills = sum(len(skill.problems) for skill in task.skills)
-    evaluation = cells * len(task.valset) * config.eval.samples
-    evaluation += skills * (1 if config.arm == "gepa" else 2)
-    return {
-        "rollouts": {
-            "limit": total_rollouts(config),
-            "fast": fast,
-            "slow": slow,
-            "eval": evaluation,
-        },
-        "cycles": len({p.cycle for p in phases}),
-        "steps": steps,
-        "completion_tokens_per_call_at_most": config.sampling.max_tokens,
-        "host": choose(config)[1],
-    }
 
 
 def _trouble(attempt: Callable[[], object]) -> list[str]:

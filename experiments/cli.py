@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shlex
 import signal
@@ -172,16 +173,27 @@ def train(
 
 
 @app.command()
-def check(run_file: RunFile, overrides: Overrides = None, as_json: Json = False) -> None:
+def check(
+    run_file: RunFile,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Rollouts per second that you have measured: forecasts time, too."),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
     """Resolve a run file, list all its problems at once, forecast what it spends."""
     from experiments.check import check as examine
-    from experiments.check import forecast
+    from experiments.forecast import forecast
     from fst_agents.config import read
     from fst_agents.redaction import public_config
 
     with command(as_json) as result:
+        if rate is not None and not 0 < rate < math.inf:
+            raise ConfigError(f"--rate: got {rate:g}; expected rollouts per second, above 0")
         config = examine(read(run_file), overrides or [])
-        result |= {"ok": True, "config": public_config(config), "forecast": forecast(config)}
+        costs = forecast(config, rate)
+        result |= {"ok": True, "config": public_config(config), "forecast": costs}
     if not as_json:
         Console().print_json(data=result)
 

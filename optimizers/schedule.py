@@ -49,9 +49,13 @@ REASONS: tuple[Reason, ...] = (
 )  # fmt: skip
 """Why a fast phase runs, the first four, or does not, in the order in which they are looked at."""
 
+MEMORY = 50
+"""Cycles of RL steps that are looked back on; a checkpoint holds them, and must not grow."""
+
 SIGNALS = ("reward", "flat", "drop", "rise")
 """What is looked at: the mean reward of the last cycle, its share of flat groups, how far it fell
-from the best cycle, and how far it rose over some; both since the last fast phase."""
+from the best cycle, and how far it rose over some; both since the last fast phase, or within the
+last :data:`MEMORY` cycles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,8 @@ class Schedule:
         """
         if self.adaptive:
             seen = pulse(groups, self._rules.best)
-            self.pace = Pace(self.pace.evolved, (*self.pace.pulses, seen))
+            steps = max(MEMORY, self._rules.patience) * self._rules.cycle
+            self.pace = Pace(self.pace.evolved, (*self.pace.pulses, seen)[-steps:])
 
     def spent_up(self, step: int) -> bool:
         """Whether an adaptive run cannot pay for an RL step more; a fixed plan ends by itself."""
