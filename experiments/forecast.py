@@ -137,8 +137,11 @@ def prompt_lengths(task: Task, config: RunConfig) -> dict[str, list[int]]:
             inputs = example.inputs()
             if all(field in inputs for field in fields):
                 given = {field: inputs[field] for field in fields}
-                messages = adapter.format(predictor.signature, predictor.demos, given)
-                lengths[name].append(len(tokenizer.render(messages)))
+                try:
+                    messages = adapter.format(predictor.signature, predictor.demos, given)
+                    lengths[name].append(len(tokenizer.render(messages)))
+                except Exception:  # noqa: BLE001 - the program may make something else of them
+                    continue
     return lengths
 
 
@@ -181,9 +184,11 @@ def reflection_figures(config: RunConfig, task: Task) -> dict[str, Figure]:
     if not calls or model == "offline":
         free = "no reflection model is asked" if not calls else "the offline reflector is no model"
         return {"calls": Figure(calls, "calls", how), "cost": Figure(0, "USD", free)}
-    each = int({**DEFAULT_ARGS, **config.fast.reflection_args}["max_tokens"])
+    each = {**DEFAULT_ARGS, **config.fast.reflection_args}["max_tokens"]
     prices = _prices(model)
-    if prices is None:
+    if not isinstance(each, int):
+        cost = Figure(None, "USD", f"unknown: fast.reflection_args.max_tokens is {each!r}")
+    elif prices is None:
         cost = Figure(None, "USD", f"unknown: LiteLLM's price list does not have {model!r}")
     else:
         read, written = prices
@@ -228,7 +233,7 @@ def _prices(model: str) -> tuple[float, float] | None:
 
     name = model.partition("/")[2]
     known = litellm.model_cost.get(model) or litellm.model_cost.get(name)
-    if known is None or "input_cost_per_token" not in known:
+    if known is None or not {"input_cost_per_token", "output_cost_per_token"} <= known.keys():
         return None
     return float(known["input_cost_per_token"]), float(known["output_cost_per_token"])
 
@@ -240,7 +245,9 @@ def _memory(
     config: RunConfig, kind: str, tokens: int | None
 ) -> tuple[Shape | None, dict[str, dict[str, Figure]]]:
     try:
-        shape = shape_of(model_path(config.policy.model), config)
+        # A sequence that is longer than a micro-batch may be is one by itself.
+        together = max(config.slow.tokens_per_micro_batch, tokens or 0)
+        shape = shape_of(model_path(config.policy.model), config.policy, together)
     except (OSError, ValueError):
         unknown = unknown_memory(config.policy.model)
         return None, {"trainer": unknown, "host": unknown}

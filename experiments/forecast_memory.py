@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fst_agents.config import RunConfig
+from fst_agents.config import PolicyConfig, RunConfig
+from optimizers.plan import distill_steps
 
 WIDTH = {"float32": 4, "bfloat16": 2}
 """Bytes of a number."""
@@ -27,18 +29,23 @@ class Shape:
     """What memory depends on. Counts of numbers; ``saved`` in bytes, ``None``: see ``unsaved``.
 
     ``trained`` are the parameters that move, ``cached`` the keys and values of one token,
-    ``saved`` what one micro-batch's forward pass keeps for its backward pass.
+    ``saved`` what the forward pass of ``tokens``, a micro-batch, keeps for its backward pass.
     """
 
     parameters: int
     trained: int
     cached: int
+    tokens: int
     saved: int | None
     unsaved: str = ""
 
 
-def shape_of(folder: str, config: RunConfig) -> Shape:
+@cache
+def shape_of(folder: str, policy: PolicyConfig, tokens: int) -> Shape:
     """The shape of a model whose ``config.json`` is in a folder or in the Hugging Face cache.
+
+    Args:
+        tokens: what a micro-batch holds at most.
 
     Raises:
         OSError, ValueError: it is in neither, or transformers cannot read it.
@@ -46,7 +53,7 @@ def shape_of(folder: str, config: RunConfig) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    trust = config.policy.trust_remote_code
+    trust = policy.trust_remote_code
     settings: Any = AutoConfig.from_pretrained(
         folder, local_files_only=True, trust_remote_code=trust
     )
@@ -57,22 +64,23 @@ def shape_of(folder: str, config: RunConfig) -> Shape:
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
     groups = getattr(text, "num_key_value_heads", None) or heads
     parameters = sum(p.numel() for p in model.parameters())
-    trained = adapter_parameters(model, config) if config.policy.train == "lora" else parameters
+    trained = adapter_parameters(model, policy) if policy.train == "lora" else parameters
     try:
-        saved, why = saved_bytes(settings, config), ""
+        saved, why = saved_bytes(settings, policy, tokens), ""
     except Exception as error:  # noqa: BLE001 - a model's own code raises what it likes
         saved, why = None, f"{type(error).__name__}: {error}"[:200]
-    return Shape(parameters, trained, 2 * text.num_hidden_layers * groups * size, saved, why)
+    cached = 2 * text.num_hidden_layers * groups * size
+    return Shape(parameters, trained, cached, tokens, saved, why)
 
 
-def adapter_parameters(model: Any, config: RunConfig) -> int:
+def adapter_parameters(model: Any, policy: PolicyConfig) -> int:
     """Numbers in the LoRA adapter: rank · (inputs + outputs) for each linear layer that gets one.
 
     "all-linear" are all but the output layer, as PEFT has it.
     """
     import torch
 
-    targets, output = config.policy.lora_targets, model.get_output_embeddings()
+    targets, output = policy.lora_targets, model.get_output_embeddings()
     count = 0
     for name, module in model.named_modules():
         if not isinstance(module, torch.nn.Linear):
@@ -81,12 +89,12 @@ def adapter_parameters(model: Any, config: RunConfig) -> int:
             chosen = module is not output
         else:
             chosen = any(name == target or name.endswith(f".{target}") for target in targets)
-        count += chosen * config.policy.lora_rank * (module.in_features + module.out_features)
+        count += chosen * policy.lora_rank * (module.in_features + module.out_features)
     return count
 
 
-def saved_bytes(settings: Any, config: RunConfig) -> int:
-    """What the forward pass of one full micro-batch keeps for the backward pass.
+def saved_bytes(settings: Any, policy: PolicyConfig, tokens: int) -> int:
+    """What the forward pass of so many tokens keeps for the backward pass.
 
     torch runs it on fake tensors, which have shapes and no content. Every linear layer keeps its
     input, as it has to under an adapter. Logits are not counted: the trainer takes them in pieces.
@@ -95,11 +103,11 @@ def saved_bytes(settings: Any, config: RunConfig) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
-    half = config.policy.dtype == "bfloat16"
-    held = torch.bfloat16 if half and config.policy.train == "lora" else torch.float32
+    half = policy.dtype == "bfloat16"
+    held = torch.bfloat16 if half and policy.train == "lora" else torch.float32
     with FakeTensorMode():
         model: Any = AutoModelForCausalLM.from_config(
-            settings, dtype=held, trust_remote_code=config.policy.trust_remote_code
+            settings, dtype=held, trust_remote_code=policy.trust_remote_code
         )
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         kept: dict[int, Any] = {}
@@ -110,7 +118,7 @@ def saved_bytes(settings: Any, config: RunConfig) -> int:
                 kept[storage._cdata] = storage
             return tensor
 
-        ids = torch.ones((1, config.slow.tokens_per_micro_batch), dtype=torch.long)
+        ids = torch.ones((1, tokens), dtype=torch.long)
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with hooks, torch.autocast("cpu", torch.bfloat16, enabled=half):
             model.get_decoder()(input_ids=ids, use_cache=False)
@@ -149,14 +157,19 @@ def trainer_memory(shape: Shape, config: RunConfig) -> dict[str, Figure]:
         "activations": Figure(
             shape.saved,
             "bytes",
-            f"at least: the forward pass of slow.tokens_per_micro_batch = "
-            f"{config.slow.tokens_per_micro_batch} tokens on tensors without content; casts for "
-            "adapters and working memory of kernels come on top. There is no gradient "
-            "checkpointing; half the tokens take half of it"
+            f"at least: a forward pass of {shape.tokens} tokens (slow.tokens_per_micro_batch, or "
+            "one sequence if that may be longer) on tensors without content; casts for adapters "
+            "and working memory of kernels come on top. Half the tokens take half of it"
             if shape.saved is not None
             else f"unknown: the model cannot be run without its weights ({shape.unsaved})",
         ),
     }
+    if distill_steps(config):
+        parts["distill"] = Figure(
+            2 * shape.parameters * base + 16 * shape.trained,
+            "bytes",
+            "[distill] has two models of its own, the one that is trained and its frozen teacher",
+        )
     return {**parts, "total": _sum(parts)}
 
 

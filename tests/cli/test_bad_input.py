@@ -18,8 +18,9 @@ from processes import fst
 from typer.testing import CliRunner
 
 from experiments.bench import BENCHES
-from experiments.check import check, forecast
+from experiments.check import check
 from experiments.cli import app
+from experiments.forecast import forecast
 from experiments.studies.catalog import ALL, STUDIES, SWEEP
 from fst_agents.config import ARMS, RunConfig, examine
 from fst_agents.errors import ConfigError

@@ -143,4 +143,7 @@ def test_arms_without_a_phase_do_not_pay_for_it() -> None:
     prompts_only = told(arm="gepa")
     assert "trainer" not in prompts_only["memory"]
     assert set(prompts_only["disk"]) == {"rollouts"}
-    assert told(arm="distill", budget={"cycles": 16})["rollouts"]["distill"] == 96 * 4 * 2
+    distilled = told(arm="distill", budget={"cycles": 16})
+    assert distilled["rollouts"]["distill"] == 96 * 4 * 2
+    trainer = distilled["memory"]["trainer"]
+    assert trainer["distill"]["value"] > 2 * trainer["parameters"]["value"]

@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
         "train_size": 32,
         "val_size": 4,
     },
-    "serve": {"host": "vllm"},
+    "serve": {"host": "vllm", "start_timeout": 900.0},
     "fast": {"population": 2, "rollouts": FAST, "minibatch": 2},
     "slow": {"steps_per_cycle": 2, "batch_size": BATCH, "group_size": GROUP},
     "budget": {"cycles": 2, "enough": 2.0},
