@@ -247,7 +247,8 @@ def _memory(
     try:
         # A sequence that is longer than a micro-batch may be is one by itself.
         together = max(config.slow.tokens_per_micro_batch, tokens or 0)
-        shape = shape_of(model_path(config.policy.model), config.policy, together)
+        policy: Any = config.policy  # it has a hash, as it is frozen; pyright does not know
+        shape = shape_of(model_path(policy.model), policy, together)
     except (OSError, ValueError):
         unknown = unknown_memory(config.policy.model)
         return None, {"trainer": unknown, "host": unknown}

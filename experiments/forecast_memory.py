@@ -109,11 +109,12 @@ def saved_bytes(settings: Any, policy: PolicyConfig, tokens: int) -> int:
         model: Any = AutoModelForCausalLM.from_config(
             settings, dtype=held, trust_remote_code=policy.trust_remote_code
         )
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        # torch's own name for which storage it is: those of fake tensors have no address.
+        own: set[int] = {_storage(p)._cdata for p in model.parameters()}
         kept: dict[int, Any] = {}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
+            storage = _storage(tensor)
             if storage._cdata not in own:
                 kept[storage._cdata] = storage
             return tensor
@@ -123,6 +124,10 @@ def saved_bytes(settings: Any, policy: PolicyConfig, tokens: int) -> int:
         with hooks, torch.autocast("cpu", torch.bfloat16, enabled=half):
             model.get_decoder()(input_ids=ids, use_cache=False)
         return sum(storage.nbytes() for storage in kept.values())
+
+
+def _storage(tensor: Any) -> Any:
+    return tensor.untyped_storage()
 
 
 def parameters_by_name(model: str) -> float | None:
