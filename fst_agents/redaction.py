@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -10,6 +11,8 @@ from pydantic_core import to_jsonable_python
 from fst_agents.config import RunConfig
 
 REDACTED = "<redacted>"
+SHORTEST = 8
+"""Characters of a secret that is looked for in other texts; a shorter one would be any word."""
 _SECRET_KEY = re.compile(
     r"api[_-]?key|token|secret|password|authorization|credential|(^|[_-])key$", re.I
 )
@@ -29,6 +32,31 @@ def public_config(config: RunConfig) -> dict[str, Any]:
         fixed["args"] = _redact(fixed["args"])
     data["serve"]["extra_args"] = _redact_options(data["serve"]["extra_args"])
     return _strip_passwords(data)
+
+
+def secrets_of(settings: Mapping[str, Any]) -> frozenset[str]:
+    """The texts under keys that smell of a secret, however deep, such as of ``os.environ``."""
+    found: set[str] = set()
+
+    def look(value: Any, secret: bool) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                look(item, secret or _SECRET_KEY.search(str(key)) is not None)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                look(item, secret)
+        elif secret and isinstance(value, str) and len(value) >= SHORTEST:
+            found.add(value)
+
+    look(settings, False)
+    return frozenset(found)
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """A text without secrets that it quotes: some endpoints repeat the key that they refuse."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, REDACTED)
+    return text
 
 
 def redact_url(url: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from fst_agents.dspy_fixed import AdapterByModel, learning_predictors
 from fst_agents.dspy_recorder import RolloutRecorder, RolloutTimeout
 from fst_agents.outcomes import FailureScores, failure_feedback, judge
 from fst_agents.population import allocate
+from fst_agents.redaction import hide, secrets_of
 from fst_agents.scoring import Metric, MetricError, Scorer
 from fst_agents.serving.host import PolicyHost
 from fst_agents.types import (
@@ -104,8 +106,10 @@ class Runner:
         self._failures = FailureScores() if failures is None else failures
         self.learning = learning_predictors(program, self._fixed)
         """The predictors that run on the policy, in the program's order."""
-        names = tuple(named_predictors(program))
-        self._scorer = Scorer(metric, score_range=score_range, predictors=names)
+        named = named_predictors(program)
+        self._scorer = Scorer(metric, score_range=score_range, predictors=tuple(named))
+        models = [*self._fixed.values(), *(p.lm for p in named.values() if p.lm is not None)]
+        self._secrets = secrets_of({"": [*(m.kwargs for m in models), dict(os.environ)]})
         # DSPy's default adapter asks the LM again, in JSON, when it cannot read an answer: two
         # samples where one was meant. A policy in training gets one.
         configured = dspy.settings.get("adapter")
@@ -220,6 +224,9 @@ class Runner:
         elif not outcome.masked:
             scored = failure_feedback(outcome, error, calls, self._failures)
         rollout = _ended(run, calls, scored, outcome, error)
+        if rollout.error is not None:
+            told = replace(scored, text=hide(scored.text, self._secrets))
+            rollout = replace(rollout, error=hide(rollout.error, self._secrets), feedback=told)
         return replace(rollout, prediction={} if prediction is None else dict(prediction.toDict()))
 
     def _given_up(self, run: _Run, where: str) -> Rollout:

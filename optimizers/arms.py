@@ -8,6 +8,7 @@ folds the instruction into the weights. All spend the same rollouts
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import ConfigError
 from fst_agents.json_files import write_json
 from fst_agents.outcomes import FailureScores
-from fst_agents.redaction import public_config
+from fst_agents.redaction import public_config, secrets_of
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir, default_name
 from fst_agents.scoring import Metric
@@ -345,7 +346,11 @@ class _Arm(Teleprompter):
     ) -> RecordedReflection:
         mark = 0 if resumed is None else resumed.state.marks.reflections
         log = run_dir.reflections_log
-        return RecordedReflection(reflection, log, mark, source=self._reflection_lm)
+        given = [self.config.fast.reflection_args, getattr(self._reflection_lm, "kwargs", {})]
+        secrets = secrets_of({"": [*given, dict(os.environ)]})
+        return RecordedReflection(
+            reflection, log, mark, source=self._reflection_lm, secrets=secrets
+        )
 
     def _fast(
         self, reflection: Callable[[str], str], runner: Runner, resumed: Resumed | None

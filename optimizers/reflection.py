@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from fst_agents.errors import ConfigError, ReflectionError, RunDirError
 from fst_agents.json_files import append_lines
+from fst_agents.redaction import hide
 from fst_agents.replay import LogReplay
 
 Reflection = Callable[[str], str]
@@ -152,11 +153,19 @@ class RecordedReflection:
     """
 
     def __init__(
-        self, ask: Reflection, file: Path, mark: int = 0, *, source: object = None
+        self,
+        ask: Reflection,
+        file: Path,
+        mark: int = 0,
+        *,
+        source: object = None,
+        secrets: frozenset[str] = frozenset(),
     ) -> None:
         """What stands in ``file`` beyond ``mark`` (bytes) is read back as long as the prompts are
         the same. ``source``, where its answers are counted, is told how many this run has had.
+        ``secrets`` are blotted out of errors.
         """
+        self._secrets = secrets
         self._ask = ask
         self._file = file
         self._source = source
@@ -184,7 +193,11 @@ class RecordedReflection:
         try:
             answer = self._ask(prompt)
         except Exception as error:
-            self._failures.append({"prompt": key, "error": f"{type(error).__name__}: {error}"})
+            raised = f"{type(error).__name__}: {error}"
+            said = hide(raised, self._secrets)
+            self._failures.append({"prompt": key, "error": said})
+            if said != raised:
+                raise ReflectionError(f"the reflection model failed with {said}") from None
             raise
         try:
             append_lines(self._file, [*self._failures, {"prompt": key, "answer": answer}])
