@@ -74,10 +74,10 @@ class Job:
         """Its exit code."""
         return self._wait(self.start(*options, before=before))
 
-    def signal(self, *numbers: signal.Signals, pause: float = 0.3) -> int:
-        """Start, and send signals once the first RL step is done; the exit code."""
+    def signal(self, *numbers: signal.Signals, pause: float = 0.3, steps: int = 1) -> int:
+        """Start, and send signals once so many RL steps are in the log; the exit code."""
         process = self.start()
-        self.until(process, lambda: self.steps() >= 1)
+        self.until(process, lambda: self.steps() >= steps)
         children = psutil.Process(process.pid).children(recursive=True)
         for number in numbers:
             process.send_signal(number)
@@ -257,7 +257,7 @@ def port_taken(workshop: Workshop) -> Seen:
 
 def flipped_weights(workshop: Workshop) -> Seen:
     job = Job(workshop.folder / "job")
-    assert job.signal(signal.SIGKILL) == -9
+    assert job.signal(signal.SIGKILL, steps=2) == -9  # the checkpoint of the first is there then
     file = newest(job.run.path) / "policy" / "adapter_model.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
