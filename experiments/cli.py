@@ -348,7 +348,7 @@ def study(
 ) -> None:
     """One of the paper's findings, or all: the protocol, our figure beside theirs, a verdict."""
     from experiments.studies.ablate import ablate
-    from experiments.studies.ablation_table import differences_of, table_of
+    from experiments.studies.ablation_table import summary_of
     from experiments.studies.ablations import asked_for
     from experiments.studies.catalog import SWEEP, chosen
     from experiments.studies.page import console_table
@@ -381,9 +381,10 @@ def study(
                 print(one["words"])
         elif ablations:
             for one in result.get("studies", [result]):
-                Console().print(console_table(table_of(one["rows"]), f"Mean: {one['varied']}"))
-                Console().print(console_table(differences_of(one["rows"]), "Difference"))
+                title = f"Means (* default): {one['varied']}"
+                Console().print(console_table(summary_of(one["rows"]), title))
                 print(one["words"])
+                print(one["report"])
         else:
             Console().print(console_table(sweep_grid(result["rows"]), "Learning rates of rl"))
 

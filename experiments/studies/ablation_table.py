@@ -178,6 +178,25 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Grid:
     )
 
 
+def summary_of(rows: Sequence[Mapping[str, Any]]) -> Grid:
+    """Means alone, for a terminal, which has no room for the intervals."""
+    heads = ("score", "area", "peak", "to 50 %", "KL", "skills", "failed")
+    return Grid(
+        ("", *heads),
+        tuple(
+            (
+                f"{row['variant']}{' *' if row['default'] else ''}",
+                *(
+                    "–" if row[name] is None else write(row[name]["estimate"])
+                    for name, (_, write, _) in COLUMNS.items()
+                ),
+                str(row["failed"]),
+            )
+            for row in rows
+        ),
+    )
+
+
 def differences_of(rows: Sequence[Mapping[str, Any]]) -> Grid:
     """Every variant minus the default, on equal rules and seeds."""
     heads = [head for head, _, _ in COLUMNS.values()]

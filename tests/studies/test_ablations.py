@@ -20,6 +20,7 @@ from experiments.studies.ablation_table import (
     best_peak,
     differences_of,
     favoured,
+    summary_of,
     table_of,
     words,
 )
@@ -258,6 +259,7 @@ def test_without_any_run_the_table_says_so(scope: Scope, tmp_path: Path) -> None
     told = run(SCHEDULE, scope, tmp_path / "out", MadeUp(broken=lambda c: True))
     assert all(own["score"] is None for own in told["rows"])
     assert table_of(told["rows"]).rows[0][1] == "–"
+    assert summary_of(told["rows"]).rows[0] == ("fixed *", *["–"] * len(MEASURES), "6")
     assert differences_of(told["rows"]).rows[0][1:] == ("–",) * len(MEASURES)
 
 
