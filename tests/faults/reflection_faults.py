@@ -90,7 +90,7 @@ def dropped(answer: Callable[[], str], words: str) -> Drive:
     def check(workshop: Workshop) -> Seen:
         def nothing_new(run: Run) -> None:
             assert len(run.loop.population.candidates) == 1
-            faults = [f for r in run.parts.fast.records for f in r.to_dict()["faults"]]  # type: ignore[union-attr]
+            faults = [f for phase in run.run_dir.populations() for f in phase["record"]["faults"]]
             assert faults
             assert all(words in fault for fault in faults), faults
 
