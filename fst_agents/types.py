@@ -361,7 +361,8 @@ class RunState:
 
     It stands in the phase with the index ``phase`` of its plan, behind as many RL steps of it as
     there are ``rewards`` (their mean rewards). ``stopped`` says why training is over, ``None``
-    while it is not. ``predictors`` has what each predictor did so far, by the name of the count.
+    while it is not, and ``distilled`` how many steps of the finishing stage have been taken since.
+    ``predictors`` has what each predictor did so far, by the name of the count.
     ``identity`` says which data and plan it belongs to, ``checkpoint`` is its number.
     """
 
@@ -376,6 +377,7 @@ class RunState:
     rewards: tuple[float, ...] = ()
     pace: Pace = field(default_factory=Pace)
     stopped: str | None = None
+    distilled: int = 0
     predictors: Mapping[str, Mapping[str, int]] = field(
         default_factory=dict[str, Mapping[str, int]]
     )

@@ -36,9 +36,9 @@ from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
 from fst_agents.tracking import MlflowTracker, NullTracker, Tracker
 from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Skill
-from optimizers.books import Ledgers, Trainer
+from optimizers.books import Ledgers, Trainer, copy_weights, weights_of
 from optimizers.distill_pairs import DictatingHost
-from optimizers.distill_stage import Stage
+from optimizers.distill_stage import TEACHER, Stage
 from optimizers.evaluation import Evaluation, Evaluator, by_problem, evaluate_run
 from optimizers.loop import Loop, Observer, Parts, Silence
 from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan
@@ -182,7 +182,8 @@ class _Arm(Teleprompter):
             settings = self.config.sampling
             failures = FailureScores(settings.failure_score, settings.partial_credit)
             runner = self._runner(student, host, self.metric, stack, fixed, failures)
-            slow = self._slow(stack, resumed) if needs_slow else None
+            distills = resumed is not None and resumed.state.distilled > 0
+            slow = self._slow(stack, resumed) if needs_slow and not distills else None
             recorded = None if reflection is None else self._record(reflection, run_dir, resumed)
             fast = None if recorded is None else self._fast(recorded, runner, resumed)
             ledgers = Ledgers(run_dir, tracker, checkpoints, recorded, identity)
@@ -192,7 +193,7 @@ class _Arm(Teleprompter):
                 self._take_up(loop, run_dir, phases, resumed)
             loop.run(phases)
             if distill_steps(self.config):
-                slow = self._distill(student, loop, parts, seed, stack, fixed)
+                slow = self._distill(student, loop, parts, seed, stack, fixed, resumed)
             tuned = self._ship(student, loop, run_dir, fixed, seed)
             evaluation = None
             kl = None
@@ -376,12 +377,15 @@ class _Arm(Teleprompter):
         seed: Candidate,
         stack: ExitStack,
         fixed: Mapping[str, dspy.LM],
+        resumed: Resumed | None,
     ) -> Distiller:
-        """The finishing stage; returns what holds the distilled weights."""
+        """The finishing stage, or what is left of it; returns what holds the distilled weights."""
         from optimizers.distill import Distiller  # trl takes seconds to import
 
+        begun = resumed.trainer if resumed is not None and resumed.state.distilled else None
         dictating = DictatingHost(parts.host)
-        distiller = Distiller(loop.policy, self.config)
+        teacher = self._teacher(loop.policy, parts.ledgers.run_dir, begun, stack)
+        distiller = Distiller(loop.policy, self.config, teacher, begun)
         stack.callback(distiller.close)
         Stage(
             self.config,
@@ -391,9 +395,24 @@ class _Arm(Teleprompter):
             distiller,
             parts.stream,
             parts.ledgers.run_dir,
-            loop.books,
-        ).run(seed, loop.population.best, loop.step)
+            loop,
+        ).run(seed, loop.population.best)
         return distiller
+
+    def _teacher(
+        self, policy: Policy, run_dir: RunDir, begun: Path | None, stack: ExitStack
+    ) -> Policy:
+        """The policy that the finishing stage began with, its weights in a folder that stays."""
+        source = weights_of(policy) if begun is None else begun / TEACHER
+        if source is None or not source.is_dir():
+            return self.policy  # nothing was trained before
+        home = run_dir.path / TEACHER
+        shutil.rmtree(home, ignore_errors=True)
+        copy_weights(source, home)
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        if policy.adapter is None:
+            return Policy(policy.model, weights=home)
+        return Policy(policy.model, adapter=home)
 
     def _ship(
         self,

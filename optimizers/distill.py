@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM
@@ -20,10 +22,14 @@ from transformers import AutoModelForCausalLM
 from fst_agents.config import RunConfig
 from fst_agents.errors import TrainerError
 from fst_agents.types import Policy, StepReport
+from optimizers.books import copy_weights, weights_of
 from optimizers.distill_pairs import Pair
+from optimizers.distill_stage import TEACHER
 from optimizers.slow_batches import micro_batches, pad
 from optimizers.slow_grpo import LOGITS, GrpoSlow
 from optimizers.trl_bridge import add_lora
+
+MOMENTS = "moments.safetensors"
 
 
 def reverse_kl(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
@@ -39,17 +45,56 @@ class Distiller(GrpoSlow):
     it is read from the disk: the trainer library binds a model's forward to that very model, so one
     copied in memory may go on answering with the weights that are being trained.
 
+    Args:
+        policy: where the student starts.
+        config: sections policy, slow, sampling and distill are read.
+        teacher: the copy, in a folder that stays; the policy itself by default.
+        resume: folder that :meth:`save` filled when ``policy`` was published.
+
     Raises:
         TrainerError, ConfigError: see :class:`GrpoSlow`.
     """
 
-    def __init__(self, policy: Policy, config: RunConfig) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        config: RunConfig,
+        teacher: Policy | None = None,
+        resume: Path | None = None,
+    ) -> None:
         super().__init__(policy, config)
-        self._teacher = self._load_teacher(policy)
+        self._frozen = policy if teacher is None else teacher
+        self._teacher = self._load_teacher(self._frozen)
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
         self._adam = torch.optim.AdamW(
             self._trained, lr=config.distill.learning_rate, weight_decay=0.0
         )
+        if resume is not None:
+            self._take_up(resume / MOMENTS)
+
+    def save(self, folder: Path) -> None:
+        """Write what continuing needs beside the published weights: AdamW's state, the teacher."""
+        state = self._adam.state_dict()["state"]
+        tensors = {f"{i}.{name}": t for i, own in state.items() for name, t in own.items()}
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / MOMENTS
+        )
+        weights = weights_of(self._frozen)
+        if weights is not None:
+            copy_weights(weights, folder / TEACHER)
+
+    def _take_up(self, file: Path) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in load_file(file).items():
+            index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = tensor
+        if sorted(state) != list(range(len(self._trained))):
+            self.close()
+            raise TrainerError(
+                f"{file}: has AdamW's state of {len(state)} tensors, but {len(self._trained)} are "
+                "trained; it belongs to another policy"
+            )
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": state})
 
     def _load_teacher(self, policy: Policy) -> Any:
         settings = self._config.policy

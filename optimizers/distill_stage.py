@@ -18,18 +18,27 @@ from fst_agents.rollouts import Runner
 from fst_agents.run_dir import RunDir
 from fst_agents.stream import ProblemStream
 from fst_agents.types import Candidate, Problem, Rollout, Sampling, Spend, StepReport
-from optimizers.books import Books
 from optimizers.distill_pairs import DictatingHost, Pair, pairs_of
 from optimizers.fast_rollouts import refuse_useless, tokens
+from optimizers.loop import Loop
 from optimizers.plan import distill_steps
 
 if TYPE_CHECKING:  # it imports trl, which takes seconds
     from optimizers.distill import Distiller
 
+TEACHER = "teacher"
+"""Folder of the teacher's weights: in the run directory during the stage, and in checkpoints."""
+
+
+def answers_name(number: int) -> str:
+    """Of the rollout file of one of the stage's steps."""
+    return f"distill-{number:05d}"
+
 
 @dataclass(frozen=True)
 class Stage:
-    """What the stage works with. ``reader`` runs the same program on ``dictating``."""
+    """What the stage works with. ``reader`` runs the same program on ``dictating``; ``loop`` is at
+    its end, and its checkpoints go on to be those of the run."""
 
     config: RunConfig
     runner: Runner
@@ -38,11 +47,11 @@ class Stage:
     distiller: Distiller
     stream: ProblemStream
     run_dir: RunDir
-    books: Books
+    loop: Loop
 
-    def run(self, seed: Candidate, champion: Candidate, step: int) -> None:
-        """All its steps; ``step`` is the number of the last RL step before. The host serves the
-        distilled weights when this returns.
+    def run(self, seed: Candidate, champion: Candidate) -> None:
+        """All its steps, or those that are left of them. The host serves the distilled weights
+        when this returns.
 
         Its rollouts and gradient steps count as those of the slow phase. Where the champion is the
         seed there is nothing to fold in, and nothing is spent.
@@ -52,7 +61,8 @@ class Stage:
         """
         if seed.id == champion.id:
             return
-        for number in range(1, distill_steps(self.config) + 1):
+        steps, books = distill_steps(self.config), self.loop.books
+        for number in range(self.loop.distilled + 1, steps + 1):
             problems = self.stream.next()
             rollouts = self._answer(problems, seed, number)
             pairs, left_out = self._read(problems, rollouts, champion, number)
@@ -63,19 +73,21 @@ class Stage:
                 )
             report = self.distiller.distill(pairs)
             self._serve()
-            self.books.pay(Spend(gradient_steps=1))
+            books.pay(Spend(gradient_steps=1))
             scores = [r.score for r in rollouts if r.score is not None]
             more = {"distill/reward": fmean(scores), "distill/left_out": float(left_out)}
-            self.books.enter(
-                "slow", step + number, StepReport(step + number, {**report.metrics, **more})
-            )
+            step = self.loop.step + number
+            books.enter("slow", step, StepReport(step, {**report.metrics, **more}))
+            self.loop.distilled = number
+            if number % self.config.checkpoint.every == 0 or number == steps:
+                self.loop.save(self.distiller)
 
     def _answer(self, problems: Sequence[Problem], seed: Candidate, number: int) -> list[Rollout]:
         """What the student says under the seed instruction."""
         jobs = [(p, seed) for p in problems for _ in range(self.config.distill.samples)]
         rollouts = self.runner.collect(jobs, self._sampling, label=f"distill-{number}")
-        self.books.pay(Spend(slow_rollouts=len(rollouts), tokens=tokens(rollouts)))
-        self.run_dir.add_rollouts("distill", rollouts)
+        self.loop.books.pay(Spend(slow_rollouts=len(rollouts), tokens=tokens(rollouts)))
+        self.run_dir.add_rollouts(answers_name(number), rollouts)
         refuse_useless(rollouts, self.config)
         return rollouts
 

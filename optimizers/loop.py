@@ -101,6 +101,8 @@ class Loop:
         self.cycle = 0
         self.stopped: str | None = None
         """Why training is over, ``None`` while it is not."""
+        self.distilled = 0
+        """Steps of the finishing stage, which follows the loop, that have been taken."""
         self.books = Books(parts.ledgers, parts.runner.learning)
         self._phase = 0
         self._rewards: list[float] = []
@@ -129,8 +131,8 @@ class Loop:
         self._schedule.keep_time(self._parts.stream, self.step)
         self._rollouts_seen.add(seen)
         self.books.take_up(state)
-        self.stopped = state.stopped
-        if self.stopped == TIME_IS_UP and not self._out_of_time():
+        self.stopped, self.distilled = state.stopped, state.distilled
+        if self.stopped == TIME_IS_UP and not self.distilled and not self._out_of_time():
             self.stopped = None
 
     def run(self, phases: Sequence[Phase]) -> None:
@@ -140,7 +142,7 @@ class Loop:
         """
         self._parts.observer.begin(self._ahead(phases), self._parts.config)
         if not self.books.checkpoint:
-            self._save()
+            self.save()
         while self.stopped is None:
             phase = phases[self._phase]
             self.cycle = phase.cycle
@@ -169,7 +171,7 @@ class Loop:
         if whole:
             self._phase, self._rewards = self._phase + 1, []
         if whole or self.stopped is not None or taken % every == 0:
-            self._save()
+            self.save()
 
     def _ahead(self, phases: Sequence[Phase]) -> list[Phase]:
         """What is left of the plan."""
@@ -323,7 +325,8 @@ class Loop:
 
     # -- the books ----------------------------------------------------------------------------
 
-    def _save(self) -> None:
+    def save(self, trainer: Trainer | None = None) -> None:
+        """Write a checkpoint; ``trainer`` is who trains instead of the loop's own."""
         state = RunState(
             cycle=self.cycle,
             step=self.step,
@@ -335,8 +338,9 @@ class Loop:
             rewards=tuple(self._rewards),
             pace=self._schedule.pace,
             stopped=self.stopped,
+            distilled=self.distilled,
         )
-        self.books.close(state, self._parts.slow)
+        self.books.close(state, self._parts.slow if trainer is None else trainer)
 
     def _out_of_time(self) -> bool:
         limit = self._parts.config.budget.seconds

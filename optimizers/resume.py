@@ -29,6 +29,7 @@ from fst_agents.tracking.spool import Cursor, Spool
 from fst_agents.tracking.tracker import flatten
 from fst_agents.types import Policy, Problem, Rollout, RunState, StepReport
 from optimizers.books import POLICY, STATE, TRAINER, copy_weights, weights_of
+from optimizers.distill_stage import answers_name
 from optimizers.fast_rollouts import file_name
 from optimizers.plan import FastPhase, Phase
 
@@ -202,6 +203,7 @@ def _remove_later(run_dir: RunDir, state: RunState, phases: Sequence[Phase]) -> 
                 kept.add(run_dir.rollout_file(file_name(phase.cycle)))
             if index >= state.phase:
                 run_dir.population_file(phase.cycle).unlink(missing_ok=True)
+    kept |= {run_dir.rollout_file(answers_name(n)) for n in range(1, state.distilled + 1)}
     for file in set(run_dir.rollout_files()) - kept:
         file.unlink()
     under_way = state.phase < len(phases) and isinstance(phases[state.phase], FastPhase)
