@@ -53,8 +53,9 @@ def test_too_short_a_soak_says_so() -> None:
         movements(readings(0.0)[:2])
 
 
+@pytest.mark.slow
 def test_a_real_run_is_watched() -> None:
-    result = run(minutes=0.4)
+    result = run(minutes=1.0)
     assert result["stopped"] == "budget.seconds"
     assert result["steps"] > 0
     assert result["rollouts"]["slow"] > 0
