@@ -160,9 +160,10 @@ def test_kl_to_the_base_is_exact(train: str, model: str, tmp_path: Path) -> None
     config = run_config(train, kl_coefficient=0.0, tokens_per_micro_batch=16)
     with closing(GrpoSlow(Policy(model), config)) as slow:
         assert slow.kl_to_base(PROMPTS, COMPLETIONS) == pytest.approx(0.0, abs=1e-7)
-        slow.update(samples())
+        for version in range(8):  # far enough for float32 to tell: one step is 2e-6
+            slow.update(samples(version))
         ours = slow.kl_to_base(PROMPTS, COMPLETIONS)
-        policy = slow.publish(tmp_path / "v1")
+        policy = slow.publish(tmp_path / "v8")
     base = AutoModelForCausalLM.from_pretrained(model)
     tuned: Any = AutoModelForCausalLM.from_pretrained(str(policy.weights or model))
     if policy.adapter is not None:
@@ -174,7 +175,8 @@ def test_kl_to_the_base_is_exact(train: str, model: str, tmp_path: Path) -> None
             p = tuned(input_ids=ids).logits[0, at].log_softmax(-1)
             q = base(input_ids=ids).logits[0, at].log_softmax(-1)
         values += (p.exp() * (p - q)).sum(-1).tolist()
-    assert ours == pytest.approx(sum(values) / len(values), rel=1e-4)
+    assert ours > 1e-5
+    assert ours == pytest.approx(sum(values) / len(values), rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
