@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -14,10 +13,10 @@ from experiments.check import check
 from experiments.studies.cells import FINAL, Cell, Record, settings, untracked
 from experiments.studies.comparison_page import comparison_page
 from experiments.studies.curves import smooth
-from experiments.studies.grid import Records, RunCell, claim, run_grid
+from experiments.studies.grid import Records, RunCell
 from experiments.studies.inference import Difference, Estimate, bootstrap, paired
 from experiments.studies.page import run_facts, write_page
-from experiments.studies.processes import Processes
+from experiments.studies.processes import run_cells
 from experiments.studies.track import track
 from fst_agents.config import ARMS, Arm, RunConfig
 from fst_agents.errors import ConfigError
@@ -99,11 +98,9 @@ def compare(
     """
     started = time.monotonic()
     base = settings(comparison.base)
-    claim(out, {k: v for k, v in base.items() if k not in ("arm", "seed")})
+    claimed = {k: v for k, v in base.items() if k not in ("arm", "seed")}
     cells = list(comparison.cells.values())
-    with closing(Processes(out)) as processes:
-        runner: RunCell = processes if run is None else run
-        records = run_grid(cells, out, runner, jobs=jobs, note=note)
+    records = run_cells(cells, out, claimed, jobs=jobs, note=note, run=run)
     result = summarize(comparison, records)
     window = comparison.base.slow.steps_per_cycle
     curves = {

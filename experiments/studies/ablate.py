@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from experiments.studies.ablations import BASELINE, TOGETHER, Ablation
 from experiments.studies.cells import Cell, settings
 from experiments.studies.curves import Curve
 from experiments.studies.figures import learning_figure
-from experiments.studies.grid import Records, RunCell, claim, run_grid
+from experiments.studies.grid import Records, RunCell
 from experiments.studies.learning import curve_of
 from experiments.studies.page import Figure, Page, Section, run_facts, write_page
-from experiments.studies.processes import Processes
+from experiments.studies.processes import run_cells
 from experiments.studies.run import Note
 from experiments.studies.scope import Scope, name_of
 from experiments.studies.track import track
@@ -68,11 +67,9 @@ def ablate(
     """
     started = time.monotonic()
     tables = [(one, one.cells(scope)) for one in ablations]
-    claim(out, {"study": True, **settings(scope.base)})
     cells = [cell for _, table in tables for own in table.values() for cell in own]
-    with closing(Processes(out)) as processes:
-        runner: RunCell = processes if run is None else run
-        records = run_grid(cells, out, runner, jobs=jobs, note=note)
+    claimed = {"study": True, **settings(scope.base)}
+    records = run_cells(cells, out, claimed, jobs=jobs, note=note, run=run)
     facts = run_facts(command, time.monotonic() - started)
     results: list[dict[str, Any]] = []
     for one, table in tables:

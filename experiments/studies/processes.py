@@ -11,6 +11,8 @@ import multiprocessing
 import shutil
 import sys
 import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import cache
 from multiprocessing.connection import wait
@@ -21,13 +23,42 @@ from typing import Any
 
 from experiments.studies.cell import work
 from experiments.studies.cells import Cell, Record
-from experiments.studies.grid import CellStopped, cell_folder
+from experiments.studies.grid import (
+    CellStopped,
+    Records,
+    RunCell,
+    cell_folder,
+    claim,
+    run_grid,
+)
 from experiments.studies.harvest import drop_bulk, harvest
 from fst_agents.errors import FstError
 from fst_agents.run_dir import RunDir
 
 STOPPED = (130, 137, 143, 255)
 """Exit codes of a process that was interrupted, killed or ended, or whose fork server was."""
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    out: Path,
+    claimed: Mapping[str, Any],
+    *,
+    jobs: int,
+    note: Callable[[str], None],
+    run: RunCell | None = None,
+) -> Records:
+    """Run in ``out`` what is missing of some cells, each in a process unless ``run`` says how.
+
+    Args:
+        claimed: what the folder is for; see :func:`experiments.studies.grid.claim`.
+
+    Raises:
+        ConfigError: ``out`` is for something else.
+    """
+    claim(out, claimed)
+    with closing(Processes(out)) as processes:
+        return run_grid(cells, out, processes if run is None else run, jobs=jobs, note=note)
 
 
 class CellFailed(FstError):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.charts import number
 from experiments.studies.cells import Cell, settings
-from experiments.studies.grid import Records, RunCell, claim, run_grid
+from experiments.studies.grid import Records, RunCell
 from experiments.studies.inference import Estimate
 from experiments.studies.page import Grid, Page, Section, run_facts, write_page
-from experiments.studies.processes import Processes
+from experiments.studies.processes import run_cells
 from experiments.studies.protocol import Answer, Judgement, Lookup, Study, judge
 from experiments.studies.scope import Scope, name_of
 from experiments.studies.track import track
@@ -57,10 +56,8 @@ def run_studies(
     """
     started = time.monotonic()
     cells = [cell for study in studies for cell in study.cells(scope)]
-    claim(out, {"study": True, **settings(scope.base)})
-    with closing(Processes(out)) as processes:
-        runner: RunCell = processes if run is None else run
-        records = run_grid(cells, out, runner, jobs=jobs, note=note)
+    claimed = {"study": True, **settings(scope.base)}
+    records = run_cells(cells, out, claimed, jobs=jobs, note=note, run=run)
     facts = run_facts(command, time.monotonic() - started)
     told = [tell(study, scope, records) for study in studies]
     for one in told:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 from experiments.charts import number, percent
 from experiments.studies.cells import Cell, Record, settings
 from experiments.studies.curves import peak
-from experiments.studies.grid import Records, RunCell, claim, run_grid
+from experiments.studies.grid import Records, RunCell
 from experiments.studies.learning import NO_PARTIAL, curve_of
 from experiments.studies.page import Grid, Page, Section, run_facts, write_page
-from experiments.studies.processes import Processes
+from experiments.studies.processes import run_cells
 from experiments.studies.run import Note
 from experiments.studies.scope import Changes, Scope, read_targets
 
@@ -58,12 +57,10 @@ def sweep(
         ConfigError: ``out`` holds results of another configuration, or something else.
     """
     started = time.monotonic()
-    claim(out, {"study": True, **settings(scope.base)})
     table = sweep_cells(scope)
-    with closing(Processes(out)) as processes:
-        runner: RunCell = processes if run is None else run
-        cells = [cell for own in table.values() for cell in own]
-        records = run_grid(cells, out, runner, jobs=jobs, note=note)
+    cells = [cell for own in table.values() for cell in own]
+    claimed = {"study": True, **settings(scope.base)}
+    records = run_cells(cells, out, claimed, jobs=jobs, note=note, run=run)
     rows = [_row(scope, *setting, own, records) for setting, own in table.items()]
     best = choose(rows)
     result: dict[str, Any] = {"study": "sweep", "learning_rate": best, "rows": rows}
