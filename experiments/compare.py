@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.check import check
-from experiments.studies.cells import FINAL, Cell, Record, settings, untracked
+from experiments.studies.cells import FINAL, Cell, Record, kept_by_the_grid, settings
 from experiments.studies.comparison_page import comparison_page
 from experiments.studies.curves import smooth
 from experiments.studies.grid import Records, RunCell
@@ -67,7 +67,7 @@ def plan_comparison(
             continue
         base = config if base is None else base
         for seed in range(config.seed, config.seed + seeds):
-            cells[arm, seed] = Cell(untracked(config.model_copy(update={"seed": seed})))
+            cells[arm, seed] = Cell(kept_by_the_grid(config.model_copy(update={"seed": seed})))
     if found:
         raise ConfigError(found)
     assert base is not None

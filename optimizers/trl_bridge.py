@@ -16,6 +16,7 @@ TRL's ``train()`` owns the loop and is driven step by step (:mod:`optimizers.slo
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
@@ -72,7 +75,15 @@ def lora_config(config: RunConfig) -> LoraConfig:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    """The files of ``save_pretrained`` but its model card: rendering one for every version that is
+    served takes longer than writing the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: Mapping[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(whole, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    config = copy.copy(model.peft_config["default"])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
 
 
 @contextlib.contextmanager

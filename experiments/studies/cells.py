@@ -64,10 +64,13 @@ class Cell:
         return f"{self.config.arm}{more}, {task}, seed {self.config.seed}"
 
 
-def untracked(config: RunConfig) -> RunConfig:
-    """A cell's configuration: the grid tracks it (:mod:`experiments.studies.track`)."""
-    off = config.track.model_copy(update={"enabled": False})
-    return config.model_copy(update={"track": off, "run_dir": None})
+def kept_by_the_grid(config: RunConfig) -> RunConfig:
+    """A cell's configuration: the grid tracks it (:mod:`experiments.studies.track`), and a cell
+    that is stopped need not lose less than a cycle."""
+    track = config.track.model_copy(update={"enabled": False})
+    every = max(config.checkpoint.every, config.slow.steps_per_cycle)
+    checkpoint = config.checkpoint.model_copy(update={"every": every})
+    return config.model_copy(update={"track": track, "checkpoint": checkpoint, "run_dir": None})
 
 
 def settings(config: RunConfig) -> dict[str, Any]:

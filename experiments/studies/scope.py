@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.check import check
-from experiments.studies.cells import Cell, Stages, untracked
+from experiments.studies.cells import Cell, Stages, kept_by_the_grid
 from fst_agents.config import Arm, RunConfig, TrackConfig
 from fst_agents.errors import ConfigError
 
@@ -177,7 +177,7 @@ def make_scope(
     default = QUICK_SEEDS if quick else SEEDS
     count = default if seeds is None else seeds
     return Scope(
-        base=untracked(config),
+        base=kept_by_the_grid(config),
         targets=offered[:wanted],
         seeds=tuple(range(config.seed, config.seed + count)),
         rl_learning_rate=None if "slow.learning_rate" in given else fixed.rl_learning_rate,

@@ -14,7 +14,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from optimizers.slow_batches import collate
 from optimizers.slow_thread import Desk
-from optimizers.trl_bridge import SampleTrainer, trainer_args
+from optimizers.trl_bridge import SampleTrainer, add_lora, save_adapter, trainer_args
 from tests.slow.oracle import random_sample, run_config, write_model
 
 
@@ -96,3 +96,15 @@ def test_the_model_argument_of_compute_loss_is_only_called(trainer: SampleTraine
     GRPOTrainer.compute_loss(trainer, observed, batch())
     (output,) = seen
     assert output.log_probs.shape == output.entropy.shape
+
+
+def test_an_adapter_is_written_as_peft_writes_it(tmp_path: Path) -> None:
+    """All of ``save_pretrained`` but the model card, byte by byte."""
+    model = AutoModelForCausalLM.from_pretrained(write_model(tmp_path / "m"), dtype=torch.float32)
+    wrapped = add_lora(model, run_config(), None)
+    save_adapter(wrapped, tmp_path / "ours")
+    wrapped.save_pretrained(str(tmp_path / "theirs"), save_embedding_layers=False)
+    files = {p.name: p.read_bytes() for p in (tmp_path / "theirs").iterdir()}
+    files.pop("README.md")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "ours").iterdir()} == files
+    assert not wrapped.peft_config["default"].inference_mode, "training goes on"
