@@ -39,16 +39,17 @@ FORMAT = "1"
 FREE = (
     "serve.*",
     "track.*",
+    "checkpoint.*",
     "fast.reflection_args.*",
     "budget.seconds",
     "slow.tokens_per_micro_batch",
     "fixed.<predictor>.args.*",
 )
-"""What may differ when a run is gone on with: the machine, how much of it is used, secrets and the
-time there is."""
+"""What may differ when a run is gone on with: the machine, how much of it is used, how the run is
+kept, secrets and the time there is."""
 
 _FREE = re.compile(
-    r"(serve|track|fast\.reflection_args|fixed\.[^.]+\.args)(\.|$)|budget\.seconds$"
+    r"(serve|track|checkpoint|fast\.reflection_args|fixed\.[^.]+\.args)(\.|$)|budget\.seconds$"
     r"|slow\.tokens_per_micro_batch$|run_dir$"
 )
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

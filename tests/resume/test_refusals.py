@@ -213,6 +213,7 @@ def test_errors_that_are_not_the_disk_s_stay_what_they_are(tmp_path: Path) -> No
     [
         ("serve.host", True),
         ("track.uri", True),
+        ("checkpoint.every", True),
         ("fast.reflection_args.api_key", True),
         ("fixed.judge.args.api_key", True),
         ("budget.seconds", True),
