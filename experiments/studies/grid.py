@@ -2,7 +2,8 @@
 
 ``OUT/cells/<key>/`` belongs to one cell: ``run`` is its run directory, ``log.txt`` what it said and
 ``cell.json`` its record, written last. A cell with a record is never run again; one that failed is,
-from its start, and one that was stopped goes on where it stood.
+from its start, and one that was stopped goes on where it stood. Records are all that need be kept,
+in a repository for instance: a cell whose weights are gone runs again where another starts from it.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def run_grid(
     A stopped one is too, but leaves no record behind.
     """
     ordered = _with_starts(cells)
+    missing = [cell for cell in ordered if stored(out, cell) is None]
+    again = {c.start.key for c in missing if c.start is not None and not _weights(out, c.start)}
     futures: dict[str, Future[Record]] = {}
 
     def one(number: int, cell: Cell) -> Record:
@@ -89,7 +92,7 @@ def run_grid(
         # a worker has taken already.
         if cell.start is not None and not futures[cell.start.key].result().ok:
             return _failed(cell, f"the cell it starts from failed: {cell.start.label}")
-        record = stored(out, cell)
+        record = None if cell.key in again else stored(out, cell)
         if record is None:
             note(f"{number} of {len(ordered)}: {cell.label}")
             record = _run(cell, cell_folder(out, cell), run)
@@ -134,6 +137,11 @@ def _run(cell: Cell, folder: Path, run: RunCell) -> Record:
         record = _failed(cell, " ".join(str(error).split()))
     write_json(folder / "cell.json", record.model_dump(mode="json"))
     return record
+
+
+def _weights(out: Path, cell: Cell) -> bool:
+    """Whether what a cell has trained is still there."""
+    return (cell_folder(out, cell) / "run" / "result").is_dir()
 
 
 def _failed(cell: Cell, error: str) -> Record:

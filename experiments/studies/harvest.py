@@ -14,6 +14,9 @@ from fst_agents.json_files import read_json, read_lines
 from fst_agents.run_dir import RunDir
 from fst_agents.types import Outcome
 
+PLACES = ("run_dir", "mlflow_run_id", "mlflow")
+"""Of a result: where the run was kept, which a record outlives."""
+
 EXACT = "exact"
 """The objective that says whether an answer was right, where a metric has one."""
 
@@ -30,7 +33,7 @@ def harvest(cell: Cell, run_dir: Path) -> Record:
         label=cell.label,
         arm=cell.config.arm,
         seed=cell.config.seed,
-        result=run.result(),
+        result={name: value for name, value in run.result().items() if name not in PLACES},
         curve=tuple(_curve(run)),
         problems=read_json(run.path / "problems.json") if _evaluated(run) else {},
     )

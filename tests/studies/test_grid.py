@@ -69,6 +69,30 @@ def test_a_cell_starts_after_the_one_it_starts_from(scope: Scope, tmp_path: Path
     assert made.ran == [first.key, second.key]
 
 
+def test_a_start_whose_weights_are_gone_runs_again_where_it_is_needed(
+    scope: Scope, tmp_path: Path
+) -> None:
+    first = scope.cell("fst", scope.targets[0], 0)
+    second = scope.cell("rl", scope.targets[1], 0, start=first)
+    run_grid([first], tmp_path, MadeUp())
+    assert [p.name for p in cell_folder(tmp_path, first).iterdir()] == ["cell.json"]
+    made = MadeUp()
+    run_grid([first, second], tmp_path, made)
+    assert made.ran == [first.key, second.key]
+    run_grid([first, second], tmp_path, made)
+    assert len(made.ran) == 2, "nobody needs its weights any more"
+
+
+def test_weights_that_are_there_are_started_from(scope: Scope, tmp_path: Path) -> None:
+    first = scope.cell("fst", scope.targets[0], 0)
+    second = scope.cell("rl", scope.targets[1], 0, start=first)
+    run_grid([first], tmp_path, MadeUp())
+    (cell_folder(tmp_path, first) / "run" / "result").mkdir(parents=True)
+    made = MadeUp()
+    run_grid([first, second], tmp_path, made)
+    assert made.ran == [second.key]
+
+
 def test_a_failure_is_a_record_with_an_error_and_is_tried_again(
     scope: Scope, tmp_path: Path
 ) -> None:
