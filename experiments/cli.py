@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -36,6 +36,18 @@ RunFile = Annotated[Path, typer.Argument(help="Run file (TOML); see docs/run-fil
 RunFolder = Annotated[Path, typer.Argument(help="Run directory.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value over the run file; repeatable.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Runs at the same time; by default two, one where there is a GPU, on Ray one per CPU "
+        "of the cluster.",
+    ),
+]
+BackEnd = Annotated[
+    Literal["processes", "ray"],
+    typer.Option(help="Where runs are: processes of this machine, or tasks of a Ray cluster."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")]
 
@@ -301,7 +313,8 @@ def compare(
         str, typer.Option(help="Arms, with commas between them.")
     ] = "fst,rl,gepa,sequential,distill",
     seeds: Annotated[int, typer.Option(help="Runs per arm; seeds count up from the file's.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    jobs: Jobs = None,
+    backend: BackEnd = "processes",
     out: Annotated[
         Path, typer.Option(help="Results folder; the same one goes on where it was.")
     ] = Path("runs/compare"),
@@ -313,12 +326,14 @@ def compare(
     from experiments.compare import plan_comparison
     from experiments.studies.comparison_page import arms_grid, pairs_grid
     from experiments.studies.page import console_table
+    from experiments.studies.workers import Workers
     from fst_agents.config import read
 
     with command(as_json) as result:
         names = [name.strip() for name in arms.split(",") if name.strip()]
         asked = plan_comparison(read(run_file), overrides or [], names, seeds)
-        result |= run(asked, out, command=_command_line(), jobs=jobs, note=err.print)
+        workers = Workers(jobs, backend, err.print)
+        result |= run(asked, out, command=_command_line(), workers=workers)
     if not as_json:
         Console().print(console_table(arms_grid(result), "Mean, 95 % interval"))
         Console().print(console_table(pairs_grid(result), "Pairs of arms on equal seeds"))
@@ -341,7 +356,8 @@ def study(
         int | None, typer.Option(help="The first so many of the fixed targets.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs per target and arm.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
+    jobs: Jobs = None,
+    backend: BackEnd = "processes",
     out: Annotated[
         Path | None, typer.Option(help="Results folder; the same one goes on where it was.")
     ] = None,
@@ -357,6 +373,7 @@ def study(
     from experiments.studies.run import overview_grid, run_studies
     from experiments.studies.scope import make_scope
     from experiments.studies.sweep import sweep, sweep_grid
+    from experiments.studies.workers import Workers
 
     folder = out or Path("runs/studies-quick" if quick else "runs/studies")
     with command(as_json) as result:
@@ -366,15 +383,15 @@ def study(
         scope = make_scope(
             overrides or [], quick=quick, targets=targets, seeds=seeds, development=own
         )
-        line, say = _command_line(), err.print
+        line, workers = _command_line(), Workers(jobs, backend, err.print)
         for one in studies:
-            say(f"[bold]{one.protocol.finding}[/] {one.name}: {one.protocol.procedure}")
+            err.print(f"[bold]{one.protocol.finding}[/] {one.name}: {one.protocol.procedure}")
         if studies:
-            result |= run_studies(studies, scope, folder, command=line, jobs=jobs, note=say)
+            result |= run_studies(studies, scope, folder, command=line, workers=workers)
         elif ablations:
-            result |= ablate(ablations, scope, folder, command=line, jobs=jobs, note=say)
+            result |= ablate(ablations, scope, folder, command=line, workers=workers)
         else:
-            result |= sweep(scope, folder, command=line, jobs=jobs, note=say)
+            result |= sweep(scope, folder, command=line, workers=workers)
     if not as_json:
         if studies:
             told = result.get("studies", [result])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,11 +13,11 @@ from experiments.check import check
 from experiments.studies.cells import FINAL, Cell, Record, kept_by_the_grid, settings
 from experiments.studies.comparison_page import comparison_page
 from experiments.studies.curves import smooth
-from experiments.studies.grid import Records, RunCell
+from experiments.studies.grid import Records
 from experiments.studies.inference import Difference, Estimate, bootstrap, paired
 from experiments.studies.page import run_facts, write_page
-from experiments.studies.processes import run_cells
 from experiments.studies.track import track
+from experiments.studies.workers import Workers
 from fst_agents.config import ARMS, Arm, RunConfig
 from fst_agents.errors import ConfigError
 from fst_agents.redaction import public_config
@@ -83,14 +83,12 @@ def compare(
     out: Path,
     *,
     command: str,
-    jobs: int = 1,
-    note: Callable[[str], None] = lambda _: None,
-    run: RunCell | None = None,
+    workers: Workers,
 ) -> dict[str, Any]:
     """Run what is missing of a comparison and write ``index.html`` and ``README.md`` into ``out``.
 
     Args:
-        run: how a cell is run; a process of its own by default.
+        workers: who runs the cells.
 
     Raises:
         ConfigError: ``out`` holds something else.
@@ -100,7 +98,7 @@ def compare(
     base = settings(comparison.base)
     claimed = {k: v for k, v in base.items() if k not in ("arm", "seed")}
     cells = list(comparison.cells.values())
-    records = run_cells(cells, out, claimed, jobs=jobs, note=note, run=run)
+    records = workers(cells, out, claimed)
     result = summarize(comparison, records)
     window = comparison.base.slow.steps_per_cycle
     curves = {

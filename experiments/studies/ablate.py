@@ -1,4 +1,4 @@
-"""``fst study schedule | population | acceptance | baseline``: settings side by side."""
+"""``fst study rate | schedule | population | acceptance | baseline``: settings side by side."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from experiments.studies.ablations import BASELINE, TOGETHER, Ablation
 from experiments.studies.cells import Cell, settings
 from experiments.studies.curves import Curve
 from experiments.studies.figures import learning_figure
-from experiments.studies.grid import Records, RunCell
+from experiments.studies.grid import Records
 from experiments.studies.learning import curve_of
 from experiments.studies.page import Figure, Page, Section, run_facts, write_page
-from experiments.studies.processes import run_cells
-from experiments.studies.run import Note
 from experiments.studies.scope import Scope, name_of
 from experiments.studies.track import track
+from experiments.studies.workers import Workers
 from fst_agents.json_files import write_json
 from fst_agents.redaction import public_config
 
@@ -51,9 +50,7 @@ def ablate(
     out: Path,
     *,
     command: str,
-    jobs: int = 1,
-    note: Note = lambda _: None,
-    run: RunCell | None = None,
+    workers: Workers,
 ) -> dict[str, Any]:
     """Run what is missing and fill every table; each ablation gets a folder in ``out``.
 
@@ -69,7 +66,7 @@ def ablate(
     tables = [(one, one.cells(scope)) for one in ablations]
     cells = [cell for _, table in tables for own in table.values() for cell in own]
     claimed = {"study": True, **settings(scope.base)}
-    records = run_cells(cells, out, claimed, jobs=jobs, note=note, run=run)
+    records = workers(cells, out, claimed)
     facts = run_facts(command, time.monotonic() - started)
     results: list[dict[str, Any]] = []
     for one, table in tables:

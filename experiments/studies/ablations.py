@@ -13,10 +13,13 @@ from typing import Final, get_args
 
 from experiments.studies.cells import Cell
 from experiments.studies.scope import Changes, Scope, read_targets
-from fst_agents.config import Acceptance, Arm, FastConfig, conflicts
+from fst_agents.config import Acceptance, Arm, FastConfig, SlowConfig, conflicts
 from fst_agents.errors import ConfigError
 from optimizers.plan import plan
 from programs.micro.phrasebook import VAGUE
+
+RATES = (1e-4, 2e-4, 4e-4, 8e-4)
+"""Of the weights, for fst and rl alike."""
 
 POPULATIONS = (1, 2, 4, 8)
 
@@ -69,10 +72,10 @@ def _faults(cell: Cell) -> list[str]:
     return found
 
 
-def _of_fast(
-    key: str, values: Sequence[object], name: Callable[[object], str]
+def _of(
+    section: str, key: str, values: Sequence[object], name: Callable[[object], str]
 ) -> dict[str, Changes]:
-    return {name(value): {"fast": {key: value}} for value in values}
+    return {name(value): {section: {key: value}} for value in values}
 
 
 def _words(value: object) -> str:
@@ -83,25 +86,36 @@ def _k(value: object) -> str:
     return f"K = {value}"
 
 
+def _rate(value: object) -> str:
+    return f"{value:g}"
+
+
+RATE: Final = Ablation(
+    "rate",
+    "the learning rate of the weights",
+    "How fast should weights learn beside instructions?",
+    _of("slow", "learning_rate", RATES, _rate),
+    _rate(SlowConfig().learning_rate),
+)
 SCHEDULE: Final = Ablation(
     "schedule",
     "the schedule of fast phases",
     "Is a fast phase in every cycle worth more than one where it pays?",
-    _of_fast("schedule", ("fixed", "adaptive"), _words),
+    _of("fast", "schedule", ("fixed", "adaptive"), _words),
     _words(FastConfig().schedule),
 )
 POPULATION: Final = Ablation(
     "population",
     "K, the members of Φ",
     "How many instructions should live side by side?",
-    _of_fast("population", POPULATIONS, _k),
+    _of("fast", "population", POPULATIONS, _k),
     _k(FastConfig().population),
 )
 ACCEPTANCE: Final = Ablation(
     "acceptance",
     "when a proposal is scored on the anchor set",
     "How much better than its parent must a proposal be on its minibatch?",
-    _of_fast("acceptance", get_args(Acceptance), _words),
+    _of("fast", "acceptance", get_args(Acceptance), _words),
     _words(FastConfig().acceptance),
 )
 BASELINE: Final = Ablation(
@@ -114,7 +128,7 @@ BASELINE: Final = Ablation(
 )
 
 ABLATIONS: Final[Mapping[str, Ablation]] = MappingProxyType(
-    {one.name: one for one in (SCHEDULE, POPULATION, ACCEPTANCE, BASELINE)}
+    {one.name: one for one in (RATE, SCHEDULE, POPULATION, ACCEPTANCE, BASELINE)}
 )
 """Name → ablation."""
 
@@ -125,5 +139,5 @@ TOGETHER = "ablations"
 def asked_for(name: str) -> list[Ablation]:
     """The ablations of that name, none where it is something else's."""
     if name == TOGETHER:
-        return [SCHEDULE, POPULATION, ACCEPTANCE]
+        return [RATE, SCHEDULE, POPULATION, ACCEPTANCE]
     return [ABLATIONS[name]] if name in ABLATIONS else []

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.charts import number
 from experiments.studies.cells import Cell, settings
-from experiments.studies.grid import Records, RunCell
+from experiments.studies.grid import Records
 from experiments.studies.inference import Estimate
 from experiments.studies.page import Grid, Page, Section, run_facts, write_page
-from experiments.studies.processes import run_cells
 from experiments.studies.protocol import Answer, Judgement, Lookup, Study, judge
 from experiments.studies.scope import Scope, name_of
 from experiments.studies.track import track
+from experiments.studies.workers import Workers
 from fst_agents.json_files import write_json
 from fst_agents.redaction import public_config
-
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ def run_studies(
     out: Path,
     *,
     command: str,
-    jobs: int = 1,
-    note: Note = lambda _: None,
-    run: RunCell | None = None,
+    workers: Workers,
 ) -> dict[str, Any]:
     """Run what is missing and answer every study; each gets a folder in ``out``.
 
@@ -49,7 +45,7 @@ def run_studies(
     object with all of them under ``studies``.
 
     Args:
-        run: how a cell is run; a process of its own by default.
+        workers: who runs the cells.
 
     Raises:
         ConfigError: ``out`` holds results of another configuration, or something else.
@@ -57,7 +53,7 @@ def run_studies(
     started = time.monotonic()
     cells = [cell for study in studies for cell in study.cells(scope)]
     claimed = {"study": True, **settings(scope.base)}
-    records = run_cells(cells, out, claimed, jobs=jobs, note=note, run=run)
+    records = workers(cells, out, claimed)
     facts = run_facts(command, time.monotonic() - started)
     told = [tell(study, scope, records) for study in studies]
     for one in told:

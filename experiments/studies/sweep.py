@@ -11,16 +11,15 @@ from statistics import fmean
 from typing import Any
 
 from experiments.charts import number, percent
+from experiments.studies.ablations import RATES
 from experiments.studies.cells import Cell, Record, settings
 from experiments.studies.curves import peak
-from experiments.studies.grid import Records, RunCell
+from experiments.studies.grid import Records
 from experiments.studies.learning import NO_PARTIAL, curve_of
 from experiments.studies.page import Grid, Page, Section, run_facts, write_page
-from experiments.studies.processes import run_cells
-from experiments.studies.run import Note
 from experiments.studies.scope import Changes, Scope, read_targets
+from experiments.studies.workers import Workers
 
-RATES = (1e-4, 2e-4, 4e-4, 8e-4)
 REWARDS = ("partial", "exact")
 
 METHOD = (
@@ -47,9 +46,7 @@ def sweep(
     out: Path,
     *,
     command: str,
-    jobs: int = 1,
-    note: Note = lambda _: None,
-    run: RunCell | None = None,
+    workers: Workers,
 ) -> dict[str, Any]:
     """Run the sweep; the JSON object has the chosen rate and a row per setting.
 
@@ -60,7 +57,7 @@ def sweep(
     table = sweep_cells(scope)
     cells = [cell for own in table.values() for cell in own]
     claimed = {"study": True, **settings(scope.base)}
-    records = run_cells(cells, out, claimed, jobs=jobs, note=note, run=run)
+    records = workers(cells, out, claimed)
     rows = [_row(scope, *setting, own, records) for setting, own in table.items()]
     best = choose(rows)
     result: dict[str, Any] = {"study": "sweep", "learning_rate": best, "rows": rows}

@@ -10,10 +10,19 @@ from typing import Any
 
 from experiments.studies.cells import FINAL, Cell, Record
 from experiments.studies.curves import Point
-from experiments.studies.scope import Scope, make_scope
+from experiments.studies.scope import Changes, Scope, make_scope
 from fst_agents.errors import ServingError
 
 QUICK = ("track.enabled=false",)
+
+TINY: Changes = {
+    "task": {"train_size": 16, "val_size": 4},
+    "fast": {"population": 1, "rollouts": 12, "minibatch": 2},
+    "slow": {"steps_per_cycle": 1, "batch_size": 4, "group_size": 4, "learning_rate": 1e-3},
+    "budget": {"cycles": 2, "enough": 2.0},
+    "eval": {"samples": 2},
+}
+"""Settings of a real cell that takes seconds."""
 
 STEP = 1632
 """Rollouts from one point of a made-up curve to the next: one cycle."""

@@ -37,6 +37,7 @@ from experiments.studies.catalog import ALL, chosen
 from experiments.studies.cells import Cell, Record
 from experiments.studies.curves import Point, area
 from experiments.studies.scope import Scope, make_scope, read_targets
+from experiments.studies.workers import Workers
 from fst_agents.config import Acceptance, FastConfig, RunConfig
 from fst_agents.errors import ConfigError, ServingError
 from optimizers.plan import total_rollouts
@@ -67,7 +68,9 @@ class MadeUp:
 
 
 def run(ablation: Ablation, scope: Scope, out: Path, made: MadeUp | None = None) -> dict[str, Any]:
-    return ablate([ablation], scope, out, command="fst study", run=made or MadeUp())
+    return ablate(
+        [ablation], scope, out, command="fst study", workers=Workers(run=made or MadeUp())
+    )
 
 
 def row(told: dict[str, Any], variant: str) -> dict[str, Any]:
@@ -323,11 +326,13 @@ def test_words_name_the_default_and_the_winner(scope: Scope, tmp_path: Path) -> 
 
 def test_three_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: Path) -> None:
     out, made = tmp_path / "out", MadeUp()
-    told = ablate(asked_for("ablations"), scope, out, command="fst study ablations", run=made)
-    assert [r["study"] for r in told["studies"]] == ["schedule", "population", "acceptance"]
+    told = ablate(
+        asked_for("ablations"), scope, out, command="fst study ablations", workers=Workers(run=made)
+    )
+    assert [r["study"] for r in told["studies"]] == ["rate", "schedule", "population", "acceptance"]
     units = len(scope.units)
     assert len(made.ran) == len(set(made.ran)) == units * (1 + 1 + 3 + 2)
-    for name in ("schedule", "population", "acceptance"):
+    for name in ("rate", "schedule", "population", "acceptance"):
         kept = json.loads((out / name / "result.json").read_text("utf-8"))
         assert kept["study"] == name
         readme = (out / name / "README.md").read_text("utf-8")
@@ -335,7 +340,13 @@ def test_three_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: 
             assert word in readme
         assert (out / name / "learning.svg").is_file()
     again = MadeUp()
-    ablate(asked_for("ablations"), scope, out, command="fst study ablations", run=again)
+    ablate(
+        asked_for("ablations"),
+        scope,
+        out,
+        command="fst study ablations",
+        workers=Workers(run=again),
+    )
     assert again.ran == []
 
 

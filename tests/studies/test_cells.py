@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from made_up import quick_scope
+from made_up import TINY, quick_scope
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from experiments.studies.cell import run, stage_batches, staged_stream, staged_task
+from experiments.studies.cell_runs import CellFailed
 from experiments.studies.cells import Cell, Record, Stages
 from experiments.studies.grid import CellStopped, run_grid
 from experiments.studies.harvest import exact_share, harvest
-from experiments.studies.processes import CellFailed, Processes
-from experiments.studies.scope import Changes, Scope
+from experiments.studies.processes import Processes
+from experiments.studies.scope import Scope
 from experiments.tasks import build_task
 from fst_agents.dspy_bridge import problems
 from fst_agents.errors import ConfigError, RunDirError
@@ -30,14 +31,6 @@ from fst_agents.run_dir import RunDir
 from fst_agents.stream import ProblemStream, StagedStream
 from fst_agents.types import Policy, Problem
 from optimizers.merge import merged_policy
-
-TINY: Changes = {
-    "task": {"train_size": 16, "val_size": 4},
-    "fast": {"population": 1, "rollouts": 12, "minibatch": 2},
-    "slow": {"steps_per_cycle": 1, "batch_size": 4, "group_size": 4, "learning_rate": 1e-3},
-    "budget": {"cycles": 2, "enough": 2.0},
-    "eval": {"samples": 2},
-}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from made_up import ARMS, Arm, MadeUp
 
 from experiments.compare import compare, plan_comparison
 from experiments.studies.comparison_page import arms_grid, headline, pairs_grid
+from experiments.studies.workers import Workers
 from fst_agents.errors import ConfigError
 from optimizers.plan import (
     distill_rollouts,
@@ -30,7 +31,7 @@ DATA: dict[str, Any] = {
 
 def run(out: Path, arms: str, seeds: int, made: MadeUp, **more: Any) -> dict[str, Any]:
     asked = plan_comparison({**DATA, **more}, [], arms.split(","), seeds)
-    return compare(asked, out, command="fst compare x.toml", run=made, jobs=2)
+    return compare(asked, out, command="fst compare x.toml", workers=Workers(2, run=made))
 
 
 def test_the_figures_of_made_up_arms(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from experiments.studies.protocol import Answer, judge
 from experiments.studies.run import run_studies
 from experiments.studies.scope import Scope, make_scope, read_targets, take_targets
 from experiments.studies.sweep import RATES, choose, sweep, sweep_cells
+from experiments.studies.workers import Workers
 from fst_agents.errors import ConfigError
 from programs import micro
 from programs.micro import phrasebook
@@ -30,7 +31,7 @@ def scope() -> Scope:
 
 def run(name: str, scope: Scope, out: Path, made: MadeUp | None = None) -> dict[str, Any]:
     made = MadeUp() if made is None else made
-    return run_studies(chosen(name), scope, out, command="fst study", run=made)
+    return run_studies(chosen(name), scope, out, command="fst study", workers=Workers(run=made))
 
 
 # -- the targets ------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ def test_the_sweep_never_touches_a_reported_target(scope: Scope) -> None:
 
 
 def test_the_sweep_takes_the_lower_of_equal_rates(scope: Scope, tmp_path: Path) -> None:
-    told = sweep(scope, tmp_path / "out", command="fst study sweep", run=MadeUp())
+    told = sweep(scope, tmp_path / "out", command="fst study sweep", workers=Workers(run=MadeUp()))
     assert told["learning_rate"] == min(RATES)
     assert len(told["rows"]) == 2 * len(RATES)
 
