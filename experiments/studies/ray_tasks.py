@@ -6,7 +6,9 @@ results folder, so that a cell goes on where it stood whichever node takes it up
 
 from __future__ import annotations
 
+import os
 import platform
+import socket
 import threading
 from importlib.metadata import version
 from multiprocessing.connection import wait
@@ -32,8 +34,9 @@ class RayTasks(CellRuns):
         super().__init__(out)
         self._ray = _ray()
         try:
+            _knock(os.environ.get("RAY_ADDRESS", ""))
             self._ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split()).partition(". ")[0]
             raise ConfigError(
                 f"--backend ray: no cluster can be joined ({reason}); start one with 'ray start "
@@ -80,10 +83,20 @@ class RayTasks(CellRuns):
         return answer
 
 
+def _knock(address: str) -> None:
+    """Refuse in seconds an address where nobody listens; Ray itself tries for two minutes.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
 def _ray() -> Any:
     try:
         import ray
-        import ray.exceptions
     except ImportError as error:
         raise ConfigError(
             "--backend ray: Ray is not installed; pip install 'fst-agents[ray]'"

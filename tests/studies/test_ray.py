@@ -131,11 +131,11 @@ def test_a_node_that_cannot_do_it_says_why(
             tasks(cell, tmp_path / "c")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
 def test_without_a_cluster_one_line_and_nothing_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError, match=r"--backend ray: no cluster can be joined .*ray start"):
         Workers(backend="ray")([], tmp_path / "out", {"a": 1})
     assert not (tmp_path / "out").exists()
