@@ -15,7 +15,8 @@ from experiments.studies.comparison_page import comparison_page
 from experiments.studies.curves import smooth
 from experiments.studies.grid import Records
 from experiments.studies.inference import Difference, Estimate, bootstrap, paired
-from experiments.studies.page import run_facts, write_page
+from experiments.studies.page import write_page
+from experiments.studies.provenance import run_facts
 from experiments.studies.track import track
 from experiments.studies.workers import Workers
 from fst_agents.config import ARMS, Arm, RunConfig
@@ -106,7 +107,7 @@ def compare(
         for arm in comparison.arms
     }
     page = comparison_page(_title(comparison), result, curves, window)
-    facts = run_facts(command, time.monotonic() - started)
+    facts = run_facts(command, time.monotonic() - started, list(records.values()))
     result["report"] = str(write_page(replace(page, facts=facts), out, "fst compare"))
     public = public_config(comparison.base)
     result["mlflow"] = track(out, f"compare {out.name}", records, public, comparison.base.track)

@@ -22,7 +22,8 @@ from experiments.studies.curves import Curve
 from experiments.studies.figures import learning_figure
 from experiments.studies.grid import Records
 from experiments.studies.learning import curve_of
-from experiments.studies.page import Figure, Page, Section, run_facts, write_page
+from experiments.studies.page import Figure, Page, Section, write_page
+from experiments.studies.provenance import run_facts
 from experiments.studies.scope import Scope, name_of
 from experiments.studies.track import track
 from experiments.studies.workers import Workers
@@ -67,7 +68,7 @@ def ablate(
     cells = [cell for _, table in tables for own in table.values() for cell in own]
     claimed = {"study": True, **settings(scope.base)}
     records = workers(cells, out, claimed)
-    facts = run_facts(command, time.monotonic() - started)
+    facts = run_facts(command, time.monotonic() - started, list(records.values()))
     results: list[dict[str, Any]] = []
     for one, table in tables:
         result = told(one, scope, table, records)

@@ -88,7 +88,8 @@ class Record(BaseModel):
     """What is kept of a cell. A failed one has ``error`` and no ``result``.
 
     ``result`` is the run's JSON object, ``curve`` its RL steps, and ``problems`` the mean score of
-    every held-out problem in the arm's last cell of the 2×2.
+    every held-out problem in the arm's last cell of the 2×2; ``commit`` is the checkout's that ran
+    it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -101,6 +102,7 @@ class Record(BaseModel):
     result: dict[str, Any] = {}
     curve: tuple[Point, ...] = ()
     problems: dict[str, float] = {}
+    commit: str | None = None
 
     @property
     def ok(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.studies.cells import Cell, Record
 from experiments.studies.curves import Point
+from experiments.studies.provenance import commit
 from fst_agents.json_files import read_json, read_lines
 from fst_agents.run_dir import RunDir
 from fst_agents.types import Outcome
@@ -36,6 +37,7 @@ def harvest(cell: Cell, run_dir: Path) -> Record:
         result={name: value for name, value in run.result().items() if name not in PLACES},
         curve=tuple(_curve(run)),
         problems=read_json(run.path / "problems.json") if _evaluated(run) else {},
+        commit=commit(),
     )
 
 

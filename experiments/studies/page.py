@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.table import Table
 
 from experiments.charts import Series
-from fst_agents import __file__ as package
 
 COLORS: Mapping[str, str] = {
     "fst": "c2",
@@ -130,34 +125,6 @@ def console_table(grid: Grid, title: str) -> Table:
 def points(value: float) -> str:
     """A difference of shares in percentage points, signed."""
     return f"{100 * value:+.1f}"
-
-
-def run_facts(command: str, seconds: float) -> dict[str, str]:
-    """How something was made: command, machine, time, commit."""
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    memory = psutil.virtual_memory().total / 2**30
-    machine = f"{platform.machine()}, {cores} cores, {memory:.0f} GB, {platform.system()}"
-    return {
-        "command": f"`{command}`",
-        "machine": machine,
-        "time": f"{seconds / 60:.1f} minutes, cells that were there already not counted",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    """The checkout's commit, and whether it was changed since; installed packages have none."""
-    here = Path(str(package)).parent
-    git = ["git", "-C", str(here)]
-    try:
-        name = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "none: not a checkout"
-    return name.stdout.strip() + (" with changes" if dirty.stdout.strip() else "")
 
 
 def _markdown(grid: Grid) -> str:

@@ -12,8 +12,9 @@ from experiments.charts import number
 from experiments.studies.cells import Cell, settings
 from experiments.studies.grid import Records
 from experiments.studies.inference import Estimate
-from experiments.studies.page import Grid, Page, Section, run_facts, write_page
+from experiments.studies.page import Grid, Page, Section, write_page
 from experiments.studies.protocol import Answer, Judgement, Lookup, Study, judge
+from experiments.studies.provenance import run_facts
 from experiments.studies.scope import Scope, name_of
 from experiments.studies.track import track
 from experiments.studies.workers import Workers
@@ -54,7 +55,7 @@ def run_studies(
     cells = [cell for study in studies for cell in study.cells(scope)]
     claimed = {"study": True, **settings(scope.base)}
     records = workers(cells, out, claimed)
-    facts = run_facts(command, time.monotonic() - started)
+    facts = run_facts(command, time.monotonic() - started, list(records.values()))
     told = [tell(study, scope, records) for study in studies]
     for one in told:
         folder = out / one.study.name

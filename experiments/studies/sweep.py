@@ -16,9 +16,13 @@ from experiments.studies.cells import Cell, Record, settings
 from experiments.studies.curves import peak
 from experiments.studies.grid import Records
 from experiments.studies.learning import NO_PARTIAL, curve_of
-from experiments.studies.page import Grid, Page, Section, run_facts, write_page
+from experiments.studies.page import Grid, Page, Section, write_page
+from experiments.studies.provenance import run_facts
 from experiments.studies.scope import Changes, Scope, read_targets
+from experiments.studies.track import track
 from experiments.studies.workers import Workers
+from fst_agents.json_files import write_json
+from fst_agents.redaction import public_config
 
 REWARDS = ("partial", "exact")
 
@@ -61,14 +65,16 @@ def sweep(
     rows = [_row(scope, *setting, own, records) for setting, own in table.items()]
     best = choose(rows)
     result: dict[str, Any] = {"study": "sweep", "learning_rate": best, "rows": rows}
-    facts = run_facts(command, time.monotonic() - started)
+    facts = run_facts(command, time.monotonic() - started, list(records.values()))
     headline = (
         "No rate could be chosen." if best is None else f"The rl arm learns best at {best:g}."
     )
     section = Section("Rates", METHOD, sweep_grid(rows))
     page = Page("The rl arm's learning rate", headline, (section,), facts)
     result["report"] = str(write_page(page, out / "sweep", "sweep"))
-    return result
+    write_json(out / "sweep" / "result.json", result)
+    hint = track(out, "study sweep", records, public_config(scope.base), scope.track)
+    return {**result, "mlflow": hint}
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -1,0 +1,52 @@
+"""Where results come from: command, machine, time, commit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from experiments.studies.cells import Record
+from fst_agents import __file__ as package
+
+
+def run_facts(command: str, seconds: float, records: Sequence[Record]) -> dict[str, str]:
+    """How something was made, for its page.
+
+    Args:
+        seconds: of this command, which may have found runs that were there already.
+    """
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    memory = psutil.virtual_memory().total / 2**30
+    done = [record for record in records if record.ok]
+    hours = sum(float(record.result.get("seconds_total", 0.0)) for record in done) / 3600
+    made_at = sorted({record.commit for record in done if record.commit is not None})
+    return {
+        "command": f"`{command}`",
+        "machine": f"{platform.machine()}, {cores} cores, {memory:.0f} GB, {platform.system()}",
+        "runs": f"{len(done)}, which took {hours:.1f} hours one after another",
+        "time": f"{seconds / 60:.1f} minutes, for what was missing",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": commit() or "none: not a checkout",
+        "commits of the runs": ", ".join(made_at) or "unknown",
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The checkout's commit, and whether code was changed since; installed packages have none."""
+    git = ["git", "-C", str(Path(str(package)).parent)]
+    try:
+        name = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        line = [*git, "status", "--porcelain", "--", ":/*.py", ":/*.toml"]
+        dirty = subprocess.run(line, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name.stdout.strip() + (" with changes" if dirty.stdout.strip() else "")
