@@ -33,6 +33,8 @@ class Bar:
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
             transient=True,
+            refresh_per_second=2,  # drawing takes the lock that rollouts need
+            disable=not console.is_terminal,
         )
         self._console = console
         self._task = self._progress.add_task("starting", total=None)

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +22,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 
 from fst_agents.checkpoint import Checkpoints
 from fst_agents.config import Arm, RunConfig, conflicts, least_score
-from fst_agents.dspy_bridge import apply, named_predictors, problems, seed_candidate
+from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import ConfigError
 from fst_agents.json_files import write_json
@@ -39,10 +39,11 @@ from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Sk
 from optimizers.books import Ledgers, Trainer, copy_weights, weights_of
 from optimizers.distill_pairs import DictatingHost
 from optimizers.distill_stage import TEACHER, Stage
-from optimizers.evaluation import Evaluation, Evaluator, by_problem, evaluate_run
+from optimizers.evaluation import Evaluation, Evaluator, evaluate_run
 from optimizers.loop import Loop, Observer, Parts, Silence
+from optimizers.outcome import Outcome2x2, close_books, ends, final_kl, final_scores, ship
 from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan
-from optimizers.protocols import FastOptimizer, SlowOptimizer
+from optimizers.protocols import FastOptimizer
 from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
 from optimizers.request import request_faults
 from optimizers.resume import (
@@ -58,15 +59,6 @@ from optimizers.summary import summarize
 
 if TYPE_CHECKING:
     from optimizers.distill import Distiller
-
-
-@dataclass(frozen=True)
-class Outcome2x2:
-    """Everything a compiled program carries as ``fst``: the run, its evaluation, its summary."""
-
-    run: RunResult
-    evaluation: Evaluation | None
-    summary: dict[str, Any]
 
 
 class _Arm(Teleprompter):
@@ -177,7 +169,7 @@ class _Arm(Teleprompter):
                 started -= resumed.state.spend.seconds
             stack.enter_context(run_dir.writing())
             tracker = self._tracker(run_dir, resumed)
-            stack.push(_ends(tracker))
+            stack.push(ends(tracker))
             host = self._serve(run_dir, tracker, stack, resumed)
             settings = self.config.sampling
             failures = FailureScores(settings.failure_score, settings.partial_credit)
@@ -194,7 +186,8 @@ class _Arm(Teleprompter):
             loop.run(phases)
             if distill_steps(self.config):
                 slow = self._distill(student, loop, parts, seed, stack, fixed, resumed)
-            tuned = self._ship(student, loop, run_dir, fixed, seed)
+            shipped = seed if distill_steps(self.config) else loop.population.best
+            tuned = ship(student, shipped, loop.policy, run_dir.result_folder, fixed)
             evaluation = None
             kl = None
             if val:
@@ -202,8 +195,8 @@ class _Arm(Teleprompter):
                 judge = self._runner(student, host, self.eval_metric, stack, fixed, whole)
                 trained = slow is not None
                 evaluation = self._evaluate(judge, loop, seed, val, needs_fast, trained)
-                write_json(run_dir.path / "problems.json", _final_scores(evaluation))
-                kl = _kl(slow, evaluation)
+                write_json(run_dir.path / "problems.json", final_scores(evaluation))
+                kl = None if slow is None else final_kl(slow, evaluation)
             result = self._result(loop, run_dir, tracker, phases)
             summary = summarize(
                 self.config,
@@ -215,7 +208,7 @@ class _Arm(Teleprompter):
                 loop.books.predictors,
             )
             summary["mlflow"] = tracker.url_hint
-            self._close_books(summary, run_dir, tracker)
+            close_books(summary, run_dir, tracker, self._report)
         tuned.fst = Outcome2x2(result, evaluation, summary)
         return tuned
 
@@ -414,34 +407,6 @@ class _Arm(Teleprompter):
             return Policy(policy.model, weights=home)
         return Policy(policy.model, adapter=home)
 
-    def _ship(
-        self,
-        student: dspy.Module,
-        loop: Loop,
-        run_dir: RunDir,
-        fixed: Mapping[str, dspy.LM],
-        seed: Candidate,
-    ) -> Any:
-        """Write ``result/``: the program and where its weights are.
-
-        Once the champion's instruction has been folded into the weights, the program keeps its
-        seed. The file is without fixed models: not every LM can be saved, and some hold secrets.
-        """
-        tuned: Any = apply(student, seed if distill_steps(self.config) else loop.population.best)
-        tuned._compiled = True  # what DSPy's own optimizers do
-        folder = run_dir.result_folder
-        named = named_predictors(tuned)
-        models = {name: fixed.get(name, predictor.lm) for name, predictor in named.items()}
-        tuned.set_lm(None)
-        tuned.save(str(folder / "program.json"))
-        for name, predictor in named.items():
-            predictor.lm = models[name]
-        weights = loop.policy.adapter or loop.policy.weights
-        if weights is not None:
-            name = "adapter" if loop.policy.adapter else "weights"
-            shutil.copytree(weights, folder / name)
-        return tuned
-
     def _evaluate(
         self,
         judge: Runner,
@@ -485,29 +450,6 @@ class _Arm(Teleprompter):
             stopped=loop.stopped or "done",
         )
 
-    def _close_books(self, summary: dict[str, Any], run_dir: RunDir, tracker: Tracker) -> None:
-        """Figures, files, the page, and the mark that the run is finished."""
-        scores = {f"eval/{k}": v for k, v in summary["scores"].items() if v is not None}
-        retention = {
-            f"eval/retention_{k}": v for k, v in summary["retention"].items() if v is not None
-        }
-        kl = {} if summary["kl"] is None else {"eval/kl": summary["kl"]}
-        step = int(summary["steps"])
-        metrics = {**scores, **retention, **kl}
-        tracker.log_metrics(metrics, step=step)
-        rollouts = summary["rollouts"]["fast"] + summary["rollouts"]["slow"]
-        run_dir.add_metrics(
-            step, "eval", metrics, rollouts=rollouts, seconds=summary["seconds_total"]
-        )
-        tracker.set_tags(
-            {"champion": summary["champion"], "policy_version": summary["policy_version"]}
-        )
-        tracker.log_artifacts(run_dir.result_folder, "result")
-        run_dir.finish(summary)
-        tracker.commit()  # nothing can take the run back any more
-        if self._report is not None:
-            tracker.log_text(self._report(run_dir.path).read_text(encoding="utf-8"), "report.html")
-
 
 class FastSlow(_Arm):
     """Fast-slow training (arXiv 2605.12484): instructions evolve, weights follow, in cycles."""
@@ -540,29 +482,3 @@ class Sequential(_Arm):
 
 
 ARM_CLASSES: dict[Arm, type[_Arm]] = {c.arm: c for c in (FastSlow, Grpo, Gepa, Sequential, Distill)}
-
-
-def _ends(tracker: Tracker) -> Callable[..., None]:
-    """An exit that ends the tracker's run with the status that the run came to."""
-
-    def end(kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is None:
-            tracker.finish("FINISHED")
-        else:
-            tracker.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
-
-    return end
-
-
-def _final_scores(evaluation: Evaluation) -> dict[str, float]:
-    """Mean score of every problem in the last cell: what pairs two runs problem by problem."""
-    names = dict.fromkeys(rollout.problem_id for rollout in evaluation.sequences)
-    return dict(zip(names, by_problem(evaluation.sequences), strict=True))
-
-
-def _kl(slow: SlowOptimizer | None, evaluation: Evaluation) -> float | None:
-    """KL(π_train ‖ π_base) per token, each completion under the instruction that drew it."""
-    if slow is None:
-        return None
-    calls = [c for r in evaluation.sequences for c in r.calls]
-    return slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])
