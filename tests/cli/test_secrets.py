@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
-import pytest
 import tomlkit
 from processes import FST, environment
+
+from tests.chat_endpoint import Answer, Asked, chat_endpoint
 
 KEYS = {
     "reflection": "canary-reflection-5f2a",
@@ -23,54 +21,28 @@ KEYS = {
 }
 
 
-class Endpoint(BaseHTTPRequestHandler):
-    """Chat completions. What it is first asked as the fixed model it refuses, and quotes the key:
-    some endpoints do."""
+class Quoting:
+    """What it is first asked as the fixed model it refuses, and quotes the key: some endpoints do.
 
-    refused: ClassVar[list[str]] = []
-    seen: ClassVar[set[str]] = set()
+    Attributes:
+        refused: that question.
+        seen: the keys that were sent.
+    """
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        key = str(self.headers["Authorization"]).removeprefix("Bearer ")
-        self.seen.update({key, str(self.headers["X-Api-Key"])})
-        asked = body["messages"][-1]["content"]
-        if body["model"] == "down" or (
-            body["model"] == "fixed" and asked in (self.refused or [asked])
-        ):
-            self.refused[:] = [asked]
-            self.answer(401, {"error": {"message": f"Incorrect API key provided: {key}"}})
-            return
-        text = "[[ ## middle ## ]]\n1 2 3 4\n\n[[ ## completed ## ]]"
-        if body["model"] != "fixed":
-            text = f"```\nreverse, attempt {len(asked)}\n```"
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        head = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-        self.answer(200, {**head, "choices": [choice], "usage": usage})
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self.seen: set[str] = set()
 
-    def answer(self, status: int, content: dict[str, Any]) -> None:
-        payload = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    Endpoint.refused.clear()
-    Endpoint.seen.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    def __call__(self, asked: Asked) -> Answer:
+        model, key = asked.body["model"], asked.headers["Authorization"].removeprefix("Bearer ")
+        self.seen.update({key, asked.headers.get("X-Api-Key", "")})
+        if model == "down" or (model == "fixed" and asked.text in (self.refused or [asked.text])):
+            self.refused = [asked.text]
+            told = {"error": {"message": f"Incorrect API key provided: {key}"}}
+            return 401, json.dumps(told)
+        if model == "fixed":
+            return "[[ ## middle ## ]]\n1 2 3 4\n\n[[ ## completed ## ]]"
+        return f"```\nreverse, attempt {len(asked.text)}\n```"
 
 
 def run_file(url: str) -> dict[str, Any]:
@@ -95,10 +67,22 @@ def run_file(url: str) -> dict[str, Any]:
     }
 
 
-def test_no_key_is_in_anything_that_a_run_leaves_behind(tmp_path: Path, endpoint: str) -> None:
-    (tmp_path / "run.toml").write_text(tomlkit.dumps(run_file(endpoint)))
+def test_no_key_is_in_anything_that_a_run_leaves_behind(tmp_path: Path) -> None:
+    quoting = Quoting()
+    with chat_endpoint(quoting) as endpoint:
+        (tmp_path / "run.toml").write_text(tomlkit.dumps(run_file(endpoint.url)))
+        work = whole_life(tmp_path)
+    assert quoting.refused  # the one that quotes the key was met
+    assert {KEYS["reflection"], KEYS["fixed"], KEYS["header"]} <= quoting.seen
+    files = {file.name for file in work.rglob("*")}
+    assert {"run.toml", "mlflow.db", "report.html", "reflections.jsonl", "train.log"} <= files
+    assert leaks(work) == []
+
+
+def whole_life(folder: Path) -> Path:
+    """Everything that is done with a run file; where it was done."""
     keys = {"FST_TEST_KEY": KEYS["server"], "OPENAI_API_KEY": KEYS["environment"]}
-    work = tmp_path / "work"
+    work = folder / "work"
     work.mkdir()
     for arguments in (
         ["check", "../run.toml", "--json"],
@@ -117,11 +101,7 @@ def test_no_key_is_in_anything_that_a_run_leaves_behind(tmp_path: Path, endpoint
         )
         assert done.returncode == 0, done.stderr[-3000:]
         (work / f"{arguments[0]}.log").write_text(done.stdout + done.stderr)
-    assert Endpoint.refused  # the one that quotes the key was met
-    assert {KEYS["reflection"], KEYS["fixed"], KEYS["header"]} <= Endpoint.seen
-    files = {file.name for file in work.rglob("*")}
-    assert {"run.toml", "mlflow.db", "report.html", "reflections.jsonl", "train.log"} <= files
-    assert leaks(work) == []
+    return work
 
 
 def leaks(folder: Path) -> list[tuple[str, str]]:
@@ -135,22 +115,23 @@ def leaks(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_key_that_is_refused_is_not_repeated(tmp_path: Path, endpoint: str) -> None:
-    content = run_file(endpoint)
-    del content["fixed"]
-    content["fast"]["reflection_lm"] = "openai/down"
+def test_a_key_that_is_refused_is_not_repeated(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    (tmp_path / "run.toml").write_text(tomlkit.dumps(content))
-    done = subprocess.run(
-        [*FST, "train", "../run.toml"],
-        cwd=work,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    with chat_endpoint(Quoting()) as endpoint:
+        content = run_file(endpoint.url)
+        del content["fixed"]
+        content["fast"]["reflection_lm"] = "openai/down"
+        (tmp_path / "run.toml").write_text(tomlkit.dumps(content))
+        done = subprocess.run(
+            [*FST, "train", "../run.toml"],
+            cwd=work,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
     assert done.returncode == 1
     assert "Incorrect API key provided: <redacted>" in done.stderr
     (work / "train.log").write_text(done.stdout + done.stderr)

@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
 
 import pytest
 from processes import fst, result
 
 from programs.catalog import TASKS
+from tests.chat_endpoint import Asked, ChatEndpoint, chat_endpoint
 from tests.serving.checkpoints import save_model
 
 SMALL = ["--set", "task.val_size=4", "--set", "task.train_size=16", "--set", "eval.samples=1"]
 
 
-class Oracle(BaseHTTPRequestHandler):
-    """Chat completions, OpenAI's way: answers every field that is asked for with ``none``."""
-
-    bodies: ClassVar[list[dict[str, Any]]] = []
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.bodies.append(body)
-        asked = body["messages"][-1]["content"].rpartition("Respond with")[2]
-        names = [n for n in re.findall(r"\[\[ ## (\w+) ## \]\]", asked) if n != "completed"]
-        said = [f"[[ ## {name} ## ]]\nnone" for name in names]
-        text = "\n\n".join([*said, "[[ ## completed ## ]]"])
-        choice = {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": text},
-        }
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-        payload = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+def none(asked: Asked) -> str:
+    """Answers every field that is asked for with ``none``."""
+    wanted = asked.text.rpartition("Respond with")[2]
+    names = [n for n in re.findall(r"\[\[ ## (\w+) ## \]\]", wanted) if n != "completed"]
+    said = [f"[[ ## {name} ## ]]\nnone" for name in names]
+    return "\n\n".join([*said, "[[ ## completed ## ]]"])
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    Oracle.bodies = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Oracle)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+def endpoint() -> Iterator[ChatEndpoint]:
+    with chat_endpoint(none) as found:
+        yield found
 
 
 def test_tasks_lists_them_all_and_shows_one(tmp_path: Path) -> None:
@@ -78,11 +49,11 @@ def test_the_seed_program_runs_on_the_embedded_policy(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_seed_program_runs_on_any_litellm_model(tmp_path: Path, endpoint: str) -> None:
+def test_the_seed_program_runs_on_any_litellm_model(tmp_path: Path, endpoint: ChatEndpoint) -> None:
     found = result(
         fst(
             *("eval", "--task", "triage", "--lm", "openai/any", "--json", *SMALL),
-            *("--set", f'fast.reflection_args.api_base="{endpoint}"'),
+            *("--set", f'fast.reflection_args.api_base="{endpoint.url}"'),
             *("--set", 'fast.reflection_args.api_key="k"'),
             cwd=tmp_path,
         )
@@ -90,8 +61,9 @@ def test_the_seed_program_runs_on_any_litellm_model(tmp_path: Path, endpoint: st
     assert (found["model"], found["runs"]) == ("openai/any", 4)
     assert found["outcomes"] == {"ok": 4}
     assert {"action", "category", "urgency", "fields"} <= set(found["objectives"])
-    assert len(Oracle.bodies) == 4 * 3  # three predictors
-    limits = {body.get("max_tokens", body.get("max_completion_tokens")) for body in Oracle.bodies}
+    bodies = [asked.body for asked in endpoint.requests]
+    assert len(bodies) == 4 * 3  # three predictors
+    limits = {body.get("max_tokens", body.get("max_completion_tokens")) for body in bodies}
     assert limits == {1024}
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -15,73 +12,50 @@ from fst_agents.errors import ConfigError, ReflectionError
 from fst_agents.types import Call, Candidate, Feedback, Outcome, Population, Problem, Rollout
 from optimizers.fast_gepa import GepaFast
 from optimizers.reflection import build_reflection, wrap_reflection
+from tests.chat_endpoint import Answer, Asked, ChatEndpoint, chat_endpoint
 
 FENCED = "Sure:\n```\nSort the digits.\n```"
 
 
-class Server(ThreadingHTTPServer):
-    """An OpenAI-compatible endpoint that answers from a script of (status, body)."""
+class Server:
+    """An endpoint that answers from a script."""
+
+    endpoint: ChatEndpoint
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[tuple[int, str]] = []
-        self.requests: list[dict[str, Any]] = []
+        self.script: list[Answer] = []
+
+    @property
+    def requests(self) -> list[Asked]:
+        return self.endpoint.requests
 
     @property
     def args(self) -> dict[str, Any]:
-        base = f"http://127.0.0.1:{self.server_port}/v1"
-        return {"api_base": base, "api_key": "none", "num_retries": 0, "max_retries": 0}
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_POST(self) -> None:
-        length = int(self.headers["Content-Length"])
-        self.server.requests.append({"path": self.path, **json.loads(self.rfile.read(length))})
-        status, body = self.server.script.pop(0)
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body.encode())))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, format: str, *args: object) -> None: ...
+        return {
+            "api_base": self.endpoint.url, "api_key": "none", "num_retries": 0, "max_retries": 0
+        }  # fmt: skip
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield http
-        http.shutdown()
-        thread.join()
-
-
-def completion(content: str | None) -> tuple[int, str]:
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    body = {
-        "id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    }  # fmt: skip
-    return 200, json.dumps(body)
+    scripted = Server()
+    with chat_endpoint(lambda _: scripted.script.pop(0)) as scripted.endpoint:
+        yield scripted
 
 
 def test_litellm_sends_the_prompt_and_returns_the_text(server: Server) -> None:
-    server.script = [completion(FENCED)]
+    server.script = [FENCED]
     reflect = build_reflection("openai/m", {**server.args, "max_tokens": 99})
     assert reflect("improve this") == FENCED
     (request,) = server.requests
-    assert request["path"] == "/v1/chat/completions"
-    assert request["model"] == "m"
-    assert request["messages"] == [{"role": "user", "content": "improve this"}]
-    assert (request["temperature"], request["max_tokens"]) == (1.0, 99)
+    assert request.path == "/v1/chat/completions"
+    assert request.body["model"] == "m"
+    assert request.body["messages"] == [{"role": "user", "content": "improve this"}]
+    assert (request.body["temperature"], request.body["max_tokens"]) == (1.0, 99)
 
 
 def test_litellm_retries_as_often_as_it_is_told(server: Server) -> None:
-    server.script = [(500, '{"error": {"message": "busy"}}'), completion(FENCED)]
+    server.script = [(500, '{"error": {"message": "busy"}}'), FENCED]
     assert build_reflection("openai/m", {**server.args, "num_retries": 1})("x") == FENCED
     assert len(server.requests) == 2
 
@@ -101,7 +75,7 @@ def test_server_errors_and_garbage_are_raised_and_never_printed(
 
 @pytest.mark.parametrize("content", ["", "  \n", None])
 def test_empty_content_is_a_reflection_error(server: Server, content: str | None) -> None:
-    server.script = [completion(content)]
+    server.script = [content]
     with pytest.raises(ReflectionError, match=r"openai/m \(stop\): expected a non-empty text"):
         build_reflection("openai/m", server.args)("x")
 
@@ -132,9 +106,9 @@ def evolve(server: Server) -> list[str]:
 
 
 def test_a_phase_runs_on_a_model_behind_http(server: Server) -> None:
-    server.script = [completion(FENCED)]
+    server.script = [FENCED]
     assert evolve(server) == ["Do it.", "Sort the digits."]
-    assert "## Feedback\nwrong" in server.requests[0]["messages"][0]["content"]
+    assert "## Feedback\nwrong" in server.requests[0].text
 
 
 def test_a_phase_ends_with_a_clear_error_when_the_server_fails(server: Server) -> None:
@@ -177,6 +151,6 @@ def test_what_cannot_be_called_is_refused() -> None:
 
 def test_a_real_dspy_lm_is_accepted(server: Server) -> None:
     dspy = pytest.importorskip("dspy")
-    server.script = [completion(FENCED)]
+    server.script = [FENCED]
     lm = dspy.LM("openai/m", api_base=server.args["api_base"], api_key="none", cache=False)
     assert wrap_reflection(lm)("improve this") == FENCED

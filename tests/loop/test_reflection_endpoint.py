@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,49 +14,21 @@ from fst_agents.config import parse
 from fst_agents.errors import ReflectionError
 from programs import micro
 from programs.micro.reflector import OfflineReflector, UnknownTask
+from tests.chat_endpoint import Asked, ChatEndpoint, chat_endpoint
 
 
-class Reflector(BaseHTTPRequestHandler):
-    """Chat completions, OpenAI's way: the offline reflector answers what is asked."""
-
-    prompts: ClassVar[list[str]] = []
-    keys: ClassVar[set[str | None]] = set()
-    status: ClassVar[int] = 200
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.prompts.append(body["messages"][-1]["content"])
-        self.keys.add(self.headers["Authorization"])
-        try:
-            text = OfflineReflector(seed=0)(self.prompts[-1])
-        except UnknownTask:  # random weights: no example shows digits
-            text = f"```\nrotate left, attempt {len(self.prompts)}\n```"
-        choice = {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": text},
-        }
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-        payload = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
-        self.send_response(self.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+def offline(asked: Asked) -> str:
+    """The offline reflector answers what is asked."""
+    try:
+        return OfflineReflector(seed=0)(asked.text)
+    except UnknownTask:  # random weights: no example shows digits
+        return f"```\nrotate left, attempt {len(asked.text)}\n```"
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    Reflector.prompts, Reflector.keys, Reflector.status = [], set(), 200
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Reflector)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+def endpoint() -> Iterator[ChatEndpoint]:
+    with chat_endpoint(offline) as found:
+        yield found
 
 
 def run(folder: Path, **sections: Any) -> dict[str, Any]:
@@ -85,20 +54,23 @@ def remote(url: str, key: str = "secret-key") -> dict[str, Any]:
     }
 
 
-def test_a_reflection_model_behind_http_drives_the_loop(tmp_path: Path, endpoint: str) -> None:
-    answer = run(tmp_path, fast=remote(endpoint))
-    assert Reflector.prompts
-    assert Reflector.keys == {"Bearer secret-key"}
-    assert "```" in Reflector.prompts[0]  # gepa's ordinary reflection prompt
+def test_a_reflection_model_behind_http_drives_the_loop(
+    tmp_path: Path, endpoint: ChatEndpoint
+) -> None:
+    answer = run(tmp_path, fast=remote(endpoint.url))
+    assert {asked.headers["Authorization"] for asked in endpoint.requests} == {"Bearer secret-key"}
+    assert "```" in endpoint.requests[0].text  # gepa's ordinary reflection prompt
     assert answer["rollouts"]["slow"] == 16
     written = [f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()]
     assert not any(b"secret-key" in content for content in written)
 
 
-def test_a_reflection_endpoint_that_fails_stops_the_run(tmp_path: Path, endpoint: str) -> None:
-    Reflector.status = 401
+def test_a_reflection_endpoint_that_fails_stops_the_run(
+    tmp_path: Path, endpoint: ChatEndpoint
+) -> None:
+    endpoint.answer = lambda _: (401, '{"error": {"message": "no"}}')
     with pytest.raises(ReflectionError):
-        run(tmp_path, fast=remote(endpoint))
+        run(tmp_path, fast=remote(endpoint.url))
 
 
 def save_random(folder: Path, family: str) -> Path:
@@ -139,10 +111,10 @@ def save_random(folder: Path, family: str) -> Path:
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("train_", ["lora", "full"])
 def test_any_checkpoint_folder_can_be_the_policy(
-    tmp_path: Path, endpoint: str, family: str, train_: str
+    tmp_path: Path, endpoint: ChatEndpoint, family: str, train_: str
 ) -> None:
     model = save_random(tmp_path / "model", family)
     policy = {"model": str(model), "train": train_}
-    answer = run(tmp_path, policy=policy, fast=remote(endpoint), sampling={"max_tokens": 4})
+    answer = run(tmp_path, policy=policy, fast=remote(endpoint.url), sampling={"max_tokens": 4})
     assert answer["rollouts"]["slow"] == 16
     assert all(v is not None for v in answer["scores"].values())
