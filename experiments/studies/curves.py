@@ -68,8 +68,27 @@ def area(curve: Sequence[Point], budget: int) -> float:
     )
 
 
-def speed_up(slow: Sequence[Point], fast: Sequence[Point]) -> float | None:
-    """Rollouts of ``slow`` to its own peak, over those of ``fast`` to that level.
+def speed_up(slow: Sequence[Point], fast: Sequence[Point], share: float = 1.0) -> float | None:
+    """Rollouts of ``slow`` to its own peak, or to a share of it, over those of ``fast`` to that
+    level.
+
+    0 where ``fast`` never gets there; ``None`` where ``slow`` has no curve.
+    """
+    top = peak(slow)
+    if top is None:
+        return None
+    level = share * top.exact
+    own, there = reaching(slow, level), reaching(fast, level)
+    return 0.0 if own is None or there is None else own.rollouts / there.rollouts
+
+
+def fewer_steps(slow: Sequence[Point], fast: Sequence[Point], window: int) -> float | None:
+    """RL steps of ``slow`` to its own peak, over those of ``fast`` to that level.
+
+    This is the paper's count, in which the rollouts of a fast phase cost nothing.
+
+    Args:
+        window: steps that a point of the curves is the mean of.
 
     0 where ``fast`` never gets there; ``None`` where ``slow`` has no curve.
     """
@@ -77,7 +96,9 @@ def speed_up(slow: Sequence[Point], fast: Sequence[Point]) -> float | None:
     if top is None:
         return None
     there = reaching(fast, top.exact)
-    return 0.0 if there is None else top.rollouts / there.rollouts
+    if there is None:
+        return 0.0
+    return (slow.index(top) + window) / (fast.index(there) + window)
 
 
 def kl_ratio(first: Sequence[Point], second: Sequence[Point]) -> float | None:

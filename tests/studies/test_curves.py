@@ -10,6 +10,7 @@ from experiments.studies.continual import committed, stage_peaks
 from experiments.studies.curves import (
     Point,
     between,
+    fewer_steps,
     kl_ratio,
     peak,
     reaching,
@@ -64,6 +65,21 @@ def test_speed_up_is_rollouts_to_the_slow_arms_peak() -> None:
     assert speed_up(rl, made(0.6, 0.9)) == 4.0
     assert speed_up(rl, made(0.1, 0.4, 0.4)) == 0.0
     assert speed_up([], made(0.5)) is None
+
+
+def test_speed_up_to_a_share_of_the_peak_counts_both_arms_to_that_level() -> None:
+    """Half of RL's peak: RL is there after 300, FST after 200."""
+    rl = made(0.0, 0.1, 0.3, 0.5)
+    assert speed_up(rl, made(0.1, 0.3), 0.5) == 1.5
+
+
+def test_fewer_steps_count_rl_steps_from_the_window_on() -> None:
+    """Points of 2 steps: RL peaks at its 3rd, after 4 steps; FST is there at its 1st, after 2."""
+    rl = made(0.0, 0.1, 0.5, 0.4)
+    assert fewer_steps(rl, made(0.6, every=900), 2) == 2.0
+    assert fewer_steps(rl, made(0.1, 0.2, 0.6), 2) == 1.0
+    assert fewer_steps(rl, made(0.1), 2) == 0.0
+    assert fewer_steps([], rl, 2) is None
 
 
 def test_kl_is_compared_at_the_highest_level_that_both_reach() -> None:

@@ -183,7 +183,7 @@ def test_a_chain_of_rules_is_judged_by_its_worst_stage(scope: Scope, tmp_path: P
 
 def test_an_unknown_study_names_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"no study 'f1'; there are sample-efficiency, .*, sweep, schedule, "
+        ConfigError, match=r"no study 'f1'; there are sample-efficiency, .*, sweep, rate, "
     ):
         chosen("f1")
 
