@@ -285,7 +285,7 @@ class SlowConfig(Section):
         default=8, ge=2, le=MANY, description="G, rollouts per problem over all of Φ."
     )
     learning_rate: float = Field(
-        default=2e-4, gt=0, le=1.0, description="Peak learning rate of AdamW."
+        default=4e-4, gt=0, le=1.0, description="Peak learning rate of AdamW."
     )
     warmup_steps: int = Field(default=10, ge=0, le=MANY, description="Linear warm-up.")
     kl_coefficient: float = Field(

@@ -46,7 +46,7 @@ def test_a_key_says_what_is_run_and_not_where(scope: Scope, tmp_path: Path) -> N
 def test_the_rl_arm_has_its_own_rate_and_a_given_one_wins(scope: Scope) -> None:
     own = replace(scope, rl_learning_rate=3e-4)
     assert own.cell("rl", scope.targets[0], 0).config.slow.learning_rate == 3e-4
-    assert own.cell("fst", scope.targets[0], 0).config.slow.learning_rate == 2e-4
+    assert own.cell("fst", scope.targets[0], 0).config.slow.learning_rate == 4e-4
     given = own.cell("rl", scope.targets[0], 0, changes={"slow": {"learning_rate": 1e-4}})
     assert given.config.slow.learning_rate == 1e-4
 
