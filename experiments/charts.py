@@ -55,7 +55,8 @@ def nice_step(raw: float) -> float:
 def number(value: float) -> str:
     """A number as a person writes it: 1 200, 0.25, 3e-05."""
     if value == 0 or 1e-4 <= abs(value) < 1e15:
-        text = f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
+        whole = value == round(value) or abs(value) >= 1000
+        text = f"{value:,.0f}" if whole else f"{value:,.4g}"
         return text.replace(",", "\u202f")
     return f"{value:.2g}"
 

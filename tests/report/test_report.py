@@ -337,9 +337,10 @@ def test_the_path_to_a_candidate_runs_through_members_and_discarded_proposals() 
 
 
 def test_numbers_read_as_people_write_them() -> None:
-    assert [number(v) for v in (0, 1200, 0.25, 3e-5, -2.5)] == [
+    assert [number(v) for v in (0, 1200, 12549.33, 0.25, 3e-5, -2.5)] == [
         "0",
         "1\u202f200",
+        "12\u202f549",
         "0.25",
         "3e-05",
         "-2.5",
