@@ -75,6 +75,10 @@ def _steps(scope: Scope, found: Lookup, target: Target, seed: int) -> float | No
     return None if both is None else fewer_steps(*both, scope.base.slow.steps_per_cycle)
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}× fewer" if ratio else "not reached"
+
+
 def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
     rows: list[tuple[str, ...]] = []
     never = 0
@@ -101,9 +105,10 @@ def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
     if steps:
         more |= {"fewer_steps": median(np.asarray(steps)), "near_peak": median(np.asarray(near))}
         words += (
-            f" Counted in RL steps, fast phases for nothing, FST needs {more['fewer_steps']:.1f}× "
-            f"fewer; in rollouts to {NEAR:.0%} of RL's peak {more['near_peak']:.1f}× fewer. Near "
-            "the ceiling the peak itself is the highest of many equally good points."
+            f" Medians of two other counts: RL steps to RL's peak, which leave out the fast phases,"
+            f" {_times(more['fewer_steps'])}; rollouts to {NEAR:.0%} of RL's peak, "
+            f"{_times(more['near_peak'])}. Near the ceiling the peak itself is the highest of many "
+            "equally good points."
         )
     return Answer(
         groups=scope.each(lambda target, seed: _speed(scope, found, target, seed)),

@@ -35,10 +35,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; the first column is text, the others are numbers."""
+    """A table; the first column and those named in ``texts`` are text, the others are numbers."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    texts: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[bool, ...]:
+        """For every column, whether it holds numbers."""
+        return tuple(at > 0 and name not in self.texts for at, name in enumerate(self.columns))
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def markdown(page: Page) -> str:
     """The page as Markdown; figures are beside it as ``<name>.svg``."""
     out = [f"# {page.title}", page.headline]
     if page.facts:
-        out.append(_markdown(Grid(("", ""), tuple(page.facts.items()))))
+        out.append(_markdown(Grid(("what", "value"), tuple(page.facts.items()), ("value",))))
     for section in page.sections:
         out += [f"## {section.title}", *section.texts]
         if section.grid is not None:
@@ -115,7 +121,7 @@ COLOR_NAMES: Mapping[str, str] = {
 def console_table(grid: Grid, title: str) -> Table:
     """The table for a terminal."""
     table = Table(title=title, title_justify="left")
-    for number, column in enumerate(grid.columns):
+    for column, number in zip(grid.columns, grid.numbers, strict=True):
         table.add_column(column, justify="right" if number else "left")
     for row in grid.rows:
         table.add_row(*row)
@@ -131,7 +137,7 @@ def _markdown(grid: Grid) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
-    rule = "|" + "|".join(["---", *["---:"] * (len(grid.columns) - 1)]) + "|"
+    rule = "|" + "|".join("---:" if number else "---" for number in grid.numbers) + "|"
     return "\n".join([line(grid.columns), rule, *map(line, grid.rows)])
 
 

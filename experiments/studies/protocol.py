@@ -90,8 +90,9 @@ def judge(protocol: Protocol, answer: Answer, failed: int) -> Judgement:
     """The estimate, and whether the finding holds.
 
     It holds if the estimate reaches the threshold and its interval lies on the right side of no
-    effect; weakly if only the estimate does. With a failed cell among those that the study needs,
-    or without a single value, it cannot be told.
+    effect; weakly if only the estimate does. One value alone has no interval, so it can at most
+    hold weakly. With a failed cell among those that the study needs, or without a single value, it
+    cannot be told.
     """
     groups = [group for group in answer.groups if group]
     if not groups:
@@ -105,7 +106,7 @@ def judge(protocol: Protocol, answer: Answer, failed: int) -> Judgement:
     reached = sign * estimate.mean >= sign * protocol.threshold
     # A threshold may lie on the near side of no effect ("at most 2 points lost").
     beyond = min(sign * neutral, sign * protocol.threshold)
-    if reached and sign * worst >= beyond:
+    if reached and sign * worst >= beyond and sum(map(len, groups)) > 1:
         return Judgement(estimate, "holds")
     if reached or sign * estimate.mean > sign * neutral:
         return Judgement(estimate, "holds weakly")

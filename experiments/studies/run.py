@@ -128,7 +128,8 @@ def overview_grid(results: Sequence[Mapping[str, Any]]) -> Grid:
         )
         for r in results
     ]
-    return Grid(("finding", "the paper", "ours [95 %]", "measure", "verdict"), tuple(rows))
+    columns = ("finding", "the paper", "ours [95 %]", "measure", "verdict")
+    return Grid(columns, tuple(rows), texts=("the paper", "measure", "verdict"))
 
 
 def study_page(told: Told, facts: Mapping[str, str]) -> Page:

@@ -205,6 +205,7 @@ def test_another_configuration_leaves_the_results_alone(scope: Scope, tmp_path: 
         ([3.0, 4.0], 0, "holds"),
         ([0.5, 9.0], 0, "holds weakly"),  # the estimate does, its interval does not
         ([2.0, 2.0], 0, "holds weakly"),
+        ([4.0], 0, "holds weakly"),  # one value has no interval
         ([1.0, 0.5], 0, "does not hold"),
         ([3.0, 4.0], 1, "cannot be told"),
         ([], 0, "cannot be told"),
