@@ -240,7 +240,7 @@ def test_other_settings_are_named_with_both_values(tmp_path: Path) -> None:
         refuse_changes(small(seed=1, slow={"learning_rate": 1.0}), run)
     assert [line.split(";")[0] for line in caught.value.problems] == [
         "seed: the run has 0, got 1",
-        "slow.learning_rate: the run has 0.0002, got 1.0",
+        "slow.learning_rate: the run has 0.0004, got 1.0",
     ]
 
 

@@ -29,6 +29,7 @@ from experiments.studies.ablations import (
     ACCEPTANCE,
     BASELINE,
     POPULATION,
+    RATE,
     SCHEDULE,
     Ablation,
     asked_for,
@@ -125,7 +126,7 @@ def test_the_baseline_s_instructions_give_nothing_away() -> None:
 
 def test_ablations_are_no_part_of_all_and_go_together() -> None:
     assert not {study.name for study in chosen(ALL)} & set(ABLATIONS)
-    assert asked_for("ablations") == [SCHEDULE, POPULATION, ACCEPTANCE]
+    assert asked_for("ablations") == [RATE, SCHEDULE, POPULATION, ACCEPTANCE]
     assert asked_for("baseline") == [BASELINE]
     assert asked_for("drift") == asked_for("all") == []
 
@@ -324,14 +325,14 @@ def test_words_name_the_default_and_the_winner(scope: Scope, tmp_path: Path) -> 
 # -- the folder ----------------------------------------------------------------------------------
 
 
-def test_three_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: Path) -> None:
+def test_four_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: Path) -> None:
     out, made = tmp_path / "out", MadeUp()
     told = ablate(
         asked_for("ablations"), scope, out, command="fst study ablations", workers=Workers(run=made)
     )
     assert [r["study"] for r in told["studies"]] == ["rate", "schedule", "population", "acceptance"]
     units = len(scope.units)
-    assert len(made.ran) == len(set(made.ran)) == units * (1 + 1 + 3 + 2)
+    assert len(made.ran) == len(set(made.ran)) == units * (1 + 3 + 1 + 3 + 2)
     for name in ("rate", "schedule", "population", "acceptance"):
         kept = json.loads((out / name / "result.json").read_text("utf-8"))
         assert kept["study"] == name

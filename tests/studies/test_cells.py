@@ -198,9 +198,10 @@ class Watched(Processes):
 
     asked: list[bool]
 
-    def _process(self, folder: Path, request: dict[str, Any]) -> None:
+    def _work(self, request: dict[str, Any], log: Path) -> int:
         self.asked = [*getattr(self, "asked", []), request["resume"]]
         run({**request, "resume": False}, Console(file=io.StringIO()))
+        return 0
 
 
 @pytest.mark.parametrize(
@@ -217,9 +218,9 @@ def test_only_a_stopped_run_is_gone_on_with(
     asked: list[bool] = []
 
     class Refusing(Processes):
-        def _process(self, folder: Path, request: dict[str, Any]) -> None:
+        def _work(self, request: dict[str, Any], log: Path) -> int:
             asked.append(request["resume"])
-            raise CellFailed("no")
+            return 1
 
     with pytest.raises(CellFailed):
         Refusing(tmp_path)(tiny(scope), folder)
