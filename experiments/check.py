@@ -14,9 +14,10 @@ from experiments.tasks import (
     resolved,
     smoke,
 )
-from fst_agents.config import RunConfig, TaskConfig, examine
+from fst_agents.config import RunConfig, TaskConfig
 from fst_agents.errors import ConfigError, FstError, RunDirError
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import examine
 from fst_agents.serving.choose import attached_key, choose
 from fst_agents.serving.vllm_settings import refuse_ours
 from optimizers.plan import plan

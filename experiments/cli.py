@@ -1,115 +1,23 @@
-"""The ``fst`` command: parse, call, print.
-
-Standard output carries results only; progress and logs go to standard error. With ``--json`` the
-last line of standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the
-request was wrong (one line per problem), 130 interrupted.
-"""
+"""The ``fst`` command: parse, call, print. See :mod:`experiments.command` for what all share."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import math
-import os
-import shlex
-import signal
-import sys
-import warnings
-from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from experiments.cli_studies import compare, study
+from experiments.command import Json, Overrides, RunFile, RunFolder, command, err
 from fst_agents._layout import check_layout
-from fst_agents.errors import ConfigError, FstError, RunDirError
+from fst_agents.errors import ConfigError
 
 app = typer.Typer(
     help="Fast-slow training for DSPy programs.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
-err = Console(stderr=True)
-
-RunFile = Annotated[Path, typer.Argument(help="Run file (TOML); see docs/run-file.md.")]
-RunFolder = Annotated[Path, typer.Argument(help="Run directory.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value over the run file; repeatable.")
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Runs at the same time; by default two, one where there is a GPU, on Ray one per CPU "
-        "of the cluster.",
-    ),
-]
-BackEnd = Annotated[
-    Literal["processes", "ray"],
-    typer.Option(help="Where runs are: processes of this machine, or tasks of a Ray cluster."),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")]
-
-
-@contextlib.contextmanager
-def command(as_json: bool) -> Generator[dict[str, Any]]:
-    """What every command shares: exit codes, a clean standard output, the JSON line."""
-    result: dict[str, Any] = {}
-    quiet_libraries()
-    interrupt = _Interrupt()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
-        signal.signal(number, interrupt)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield result
-    except (ConfigError, RunDirError) as error:
-        lines = error.problems if isinstance(error, ConfigError) else [str(error)]
-        for line in lines:
-            print(f"error: {one_line(line)}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except FstError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print("interrupted; the run directory keeps what it had", file=sys.stderr)
-        raise typer.Exit(130) from None
-    if as_json:
-        print(json.dumps(result))
-
-
-def one_line(text: str) -> str:
-    """A message as one printable line: what is quoted in it may be anything."""
-    words = " ".join(text.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
-
-
-class _Interrupt:
-    """The first signal lets the command tidy up; the second ends the process where it stands, which
-    a run survives as it does SIGKILL, and the guardian of a server notices."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __call__(self, *_: object) -> None:
-        if self._asked:
-            os.write(2, b"interrupted again: ended at once; 'fst train --resume' goes on\n")
-            os._exit(130)
-        self._asked = True
-        raise KeyboardInterrupt
-
-
-def quiet_libraries() -> None:
-    """Settings that must stand before the libraries are imported."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("dspy").setLevel(logging.ERROR)
-    # The tracker says in a line what did not reach MLflow; this one adds a traceback.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 @app.command()
@@ -160,7 +68,7 @@ def train(
     from experiments.demo import show
     from experiments.train import resume as go_on
     from experiments.train import train as run
-    from fst_agents.config import merge, read
+    from fst_agents.run_file import merge, read
 
     with command(as_json) as result:
         given = [run_file, program, metric, data, model, reflection_lm]
@@ -199,8 +107,8 @@ def check(
     """Resolve a run file, list all its problems at once, forecast what it spends."""
     from experiments.check import check as examine
     from experiments.forecast import forecast
-    from fst_agents.config import read
     from fst_agents.redaction import public_config
+    from fst_agents.run_file import read
 
     with command(as_json) as result:
         if rate is not None and not 0 < rate < math.inf:
@@ -306,111 +214,8 @@ def tasks(
         Console().print_json(data=result)
 
 
-@app.command()
-def compare(
-    run_file: RunFile,
-    arms: Annotated[
-        str, typer.Option(help="Arms, with commas between them.")
-    ] = "fst,rl,gepa,sequential,distill",
-    seeds: Annotated[int, typer.Option(help="Runs per arm; seeds count up from the file's.")] = 3,
-    jobs: Jobs = None,
-    backend: BackEnd = "processes",
-    out: Annotated[
-        Path, typer.Option(help="Results folder; the same one goes on where it was.")
-    ] = Path("runs/compare"),
-    overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
-    """Arms × seeds on equal rollouts: a table with intervals and paired tests."""
-    from experiments.compare import compare as run
-    from experiments.compare import plan_comparison
-    from experiments.studies.comparison_page import arms_grid, pairs_grid
-    from experiments.studies.page import console_table
-    from experiments.studies.workers import Workers
-    from fst_agents.config import read
-
-    with command(as_json) as result:
-        names = [name.strip() for name in arms.split(",") if name.strip()]
-        asked = plan_comparison(read(run_file), overrides or [], names, seeds)
-        workers = Workers(jobs, backend, err.print)
-        result |= run(asked, out, command=_command_line(), workers=workers)
-    if not as_json:
-        Console().print(console_table(arms_grid(result), "Mean, 95 % interval"))
-        Console().print(console_table(pairs_grid(result), "Pairs of arms on equal seeds"))
-        print(result["report"])
-
-
-@app.command()
-def study(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="A finding's study, 'all', or what chooses settings: 'ablations', "
-            "'baseline', 'sweep'; see docs/studies.md."
-        ),
-    ],
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Two targets, one seed, three quarters of the budget.")
-    ] = False,
-    targets: Annotated[
-        int | None, typer.Option(help="The first so many of the fixed targets.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Runs per target and arm.")] = None,
-    jobs: Jobs = None,
-    backend: BackEnd = "processes",
-    out: Annotated[
-        Path | None, typer.Option(help="Results folder; the same one goes on where it was.")
-    ] = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
-    """One of the paper's findings, or all: the protocol, our figure beside theirs, a verdict."""
-    from experiments.studies.ablate import ablate
-    from experiments.studies.ablation_table import summary_of
-    from experiments.studies.ablations import asked_for
-    from experiments.studies.catalog import SWEEP, chosen
-    from experiments.studies.page import console_table
-    from experiments.studies.run import overview_grid, run_studies
-    from experiments.studies.scope import make_scope
-    from experiments.studies.sweep import sweep, sweep_grid
-    from experiments.studies.workers import Workers
-
-    folder = out or Path("runs/studies-quick" if quick else "runs/studies")
-    with command(as_json) as result:
-        ablations = asked_for(name)
-        studies = [] if name == SWEEP or ablations else chosen(name)
-        own = bool(ablations)
-        scope = make_scope(
-            overrides or [], quick=quick, targets=targets, seeds=seeds, development=own
-        )
-        line, workers = _command_line(), Workers(jobs, backend, err.print)
-        for one in studies:
-            err.print(f"[bold]{one.protocol.finding}[/] {one.name}: {one.protocol.procedure}")
-        if studies:
-            result |= run_studies(studies, scope, folder, command=line, workers=workers)
-        elif ablations:
-            result |= ablate(ablations, scope, folder, command=line, workers=workers)
-        else:
-            result |= sweep(scope, folder, command=line, workers=workers)
-    if not as_json:
-        if studies:
-            told = result.get("studies", [result])
-            Console().print(console_table(overview_grid(told), "The paper and this run"))
-            for one in told:
-                print(one["words"])
-        elif ablations:
-            for one in result.get("studies", [result]):
-                title = f"Means (* default): {one['varied']}"
-                Console().print(console_table(summary_of(one["rows"]), title))
-                print(one["words"])
-                print(one["report"])
-        else:
-            Console().print(console_table(sweep_grid(result["rows"]), "Learning rates of rl"))
-
-
-def _command_line() -> str:
-    """What was typed, for the page that it leads to."""
-    return shlex.join(["fst", *sys.argv[1:]])
+app.command()(compare)
+app.command()(study)
 
 
 @app.command()

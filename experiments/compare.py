@@ -98,8 +98,7 @@ def compare(
     started = time.monotonic()
     base = settings(comparison.base)
     claimed = {k: v for k, v in base.items() if k not in ("arm", "seed")}
-    cells = list(comparison.cells.values())
-    records = workers(cells, out, claimed)
+    records = workers(list(comparison.cells.values()), out, claimed)
     result = summarize(comparison, records)
     window = comparison.base.slow.steps_per_cycle
     curves = {
@@ -107,7 +106,7 @@ def compare(
         for arm in comparison.arms
     }
     page = comparison_page(_title(comparison), result, curves, window)
-    facts = run_facts(command, time.monotonic() - started, list(records.values()))
+    facts = run_facts(command, started, records)
     result["report"] = str(write_page(replace(page, facts=facts), out, "fst compare"))
     public = public_config(comparison.base)
     result["mlflow"] = track(out, f"compare {out.name}", records, public, comparison.base.track)

@@ -9,13 +9,14 @@ from typing import Any
 from rich.console import Console
 
 from experiments.tasks import build_task, model_path, policy_adapter, resolved
-from fst_agents.config import least_score, parse
+from fst_agents.config import least_score
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import RunDirError
 from fst_agents.outcomes import FailureScores
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse
 from fst_agents.serving.choose import choose_host
 from fst_agents.types import Candidate, Policy, Sampling
 from optimizers.evaluation import Evaluator, evaluate_run

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.tasks import build_task, model_path, policy_adapter, resolved
-from fst_agents.config import RunConfig, least_score, parse
+from fst_agents.config import RunConfig, least_score
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.errors import ConfigError, ServingError
 from fst_agents.outcomes import FailureScores
 from fst_agents.rollouts import Limits, Runner
+from fst_agents.run_file import parse
 from fst_agents.scoring import Metric, Scorer
 from fst_agents.serving.choose import choose_host
 from fst_agents.types import Feedback, Outcome, Policy, Sampling

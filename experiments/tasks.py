@@ -10,8 +10,9 @@ import dspy
 from huggingface_hub.utils import validate_repo_id
 
 from experiments.own_task import own_task
-from fst_agents.config import RunConfig, TaskConfig, read_options
+from fst_agents.config import RunConfig, TaskConfig
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import read_options
 from programs import micro
 from programs.catalog import TASKS
 from programs.micro.adapter import CompactAdapter

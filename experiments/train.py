@@ -11,9 +11,10 @@ from rich.console import Console
 from experiments.progress import Bar
 from experiments.report import write_report
 from experiments.tasks import build_task, model_path, policy_adapter
-from fst_agents.config import RunConfig, parse, read
+from fst_agents.config import RunConfig
 from fst_agents.errors import ConfigError
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse, read
 from fst_agents.types import Policy
 from optimizers.arms import ARM_CLASSES
 from optimizers.reflection import StandInReflection, build_reflection

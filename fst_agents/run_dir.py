@@ -35,10 +35,11 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from fst_agents.config import RunConfig, load
+from fst_agents.config import RunConfig
 from fst_agents.errors import RunDirError
 from fst_agents.json_files import append_lines, dumps, read_json, read_lines, to_json, write_json
 from fst_agents.redaction import public_config
+from fst_agents.run_file import load
 from fst_agents.types import Population, Rollout, RunState
 
 Phase = Literal["slow", "fast", "eval"]

@@ -7,8 +7,11 @@ the student is pulled towards what the copy would have said. See :mod:`optimizer
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -17,7 +20,8 @@ from fst_agents.errors import TrainerError
 from fst_agents.rollouts import Runner
 from fst_agents.run_dir import RunDir
 from fst_agents.stream import ProblemStream
-from fst_agents.types import Candidate, Problem, Rollout, Sampling, Spend, StepReport
+from fst_agents.types import Candidate, Policy, Problem, Rollout, Sampling, Spend, StepReport
+from optimizers.books import copy_weights, weights_of
 from optimizers.distill_pairs import DictatingHost, Pair, pairs_of
 from optimizers.fast_rollouts import refuse_useless, tokens
 from optimizers.loop import Loop
@@ -114,3 +118,25 @@ class Stage:
     def _sampling(self) -> Sampling:
         settings = self.config.sampling
         return Sampling(settings.temperature, max_tokens=settings.max_tokens)
+
+
+def teacher_of(
+    policy: Policy, base: Policy, run_dir: RunDir, begun: Path | None, stack: ExitStack
+) -> Policy:
+    """The policy that the finishing stage began with, its weights in a folder that stays.
+
+    Args:
+        base: what ``policy`` was before anything was trained.
+        begun: the trainer's folder of a checkpoint of the stage, to go on from.
+        stack: removes the folder at its end.
+    """
+    source = weights_of(policy) if begun is None else begun / TEACHER
+    if source is None or not source.is_dir():
+        return base  # nothing was trained before
+    home = run_dir.path / TEACHER
+    shutil.rmtree(home, ignore_errors=True)
+    copy_weights(source, home)
+    stack.callback(shutil.rmtree, home, ignore_errors=True)
+    if policy.adapter is None:
+        return Policy(policy.model, weights=home)
+    return Policy(policy.model, adapter=home)

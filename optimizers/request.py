@@ -10,11 +10,12 @@ from typing import Any
 
 import dspy
 
-from fst_agents.config import RunConfig, too_few
+from fst_agents.config import RunConfig
 from fst_agents.dspy_bridge import seed_candidate
 from fst_agents.dspy_fixed import learning_faults
 from fst_agents.errors import FstError, ProgramError
 from fst_agents.preflight import preflight
+from fst_agents.run_file import too_few
 from fst_agents.scoring import Metric
 from fst_agents.serving.host import PolicyHost
 

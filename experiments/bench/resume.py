@@ -116,9 +116,9 @@ def start(place: Path) -> subprocess.Popen[bytes]:
 def child(name: str) -> None:
     """What such a process does: ``fst train``, and one byte in a file for each request."""
     from experiments.check import check
-    from experiments.cli import quiet_libraries
+    from experiments.command import quiet_libraries
     from experiments.train import resume, train
-    from fst_agents.config import read
+    from fst_agents.run_file import read
 
     quiet_libraries()
     place, console = Path(name), Console(quiet=True)

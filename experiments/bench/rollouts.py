@@ -19,10 +19,11 @@ from typing import Any
 import aiohttp
 
 from experiments.tasks import build_task, model_path, policy_adapter
-from fst_agents.config import RunConfig, parse
+from fst_agents.config import RunConfig
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.errors import ServingError
 from fst_agents.rollouts import Limits, Runner
+from fst_agents.run_file import parse
 from fst_agents.serving.choose import choose_host
 from fst_agents.serving.vllm_client import connection
 from fst_agents.serving.vllm_host import VllmHost

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from fst_agents.config import parse
+from fst_agents.run_file import parse
 from fst_agents.types import Policy, TrainingSample
 from optimizers.plain_trl import time_plain_steps
 from optimizers.slow_grpo import GrpoSlow

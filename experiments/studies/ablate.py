@@ -17,7 +17,7 @@ from experiments.studies.ablation_table import (
     words,
 )
 from experiments.studies.ablations import BASELINE, TOGETHER, Ablation
-from experiments.studies.cells import Cell, settings
+from experiments.studies.cells import Cell
 from experiments.studies.curves import Curve
 from experiments.studies.figures import learning_figure
 from experiments.studies.grid import Records
@@ -66,9 +66,8 @@ def ablate(
     started = time.monotonic()
     tables = [(one, one.cells(scope)) for one in ablations]
     cells = [cell for _, table in tables for own in table.values() for cell in own]
-    claimed = {"study": True, **settings(scope.base)}
-    records = workers(cells, out, claimed)
-    facts = run_facts(command, time.monotonic() - started, list(records.values()))
+    records = workers(cells, out, scope.claim)
+    facts = run_facts(command, started, records)
     results: list[dict[str, Any]] = []
     for one, table in tables:
         result = told(one, scope, table, records)

@@ -13,8 +13,9 @@ from typing import Final, get_args
 
 from experiments.studies.cells import Cell
 from experiments.studies.scope import Changes, Scope, read_targets
-from fst_agents.config import Acceptance, Arm, FastConfig, SlowConfig, conflicts
+from fst_agents.config import Acceptance, Arm, FastConfig, SlowConfig
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import conflicts
 from optimizers.plan import plan
 from programs.micro.phrasebook import VAGUE
 

@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
-from experiments.cli import command
+from experiments.command import command
 from experiments.studies.cells import Stages
-from fst_agents.config import RunConfig, TaskConfig, parse
+from fst_agents.config import RunConfig, TaskConfig
+from fst_agents.run_file import parse
 from fst_agents.stream import ProblemStream, StagedStream
 from fst_agents.types import Policy, Problem
 from optimizers.plan import cycle_rollouts, slow_step_rollouts

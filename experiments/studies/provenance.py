@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -15,16 +16,18 @@ from experiments.studies.cells import Record
 from fst_agents import __file__ as package
 
 
-def run_facts(command: str, seconds: float, records: Sequence[Record]) -> dict[str, str]:
+def run_facts(command: str, started: float, records: Mapping[str, Record]) -> dict[str, str]:
     """How something was made, for its page.
 
     Args:
-        seconds: of this command, which may have found runs that were there already.
+        started: when, by :func:`time.monotonic`, the command began, which may have found runs that
+            were there already.
     """
+    seconds = time.monotonic() - started
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     memory = psutil.virtual_memory().total / 2**30
-    done = [record for record in records if record.ok]
-    hours = sum(float(record.result.get("seconds_total", 0.0)) for record in done) / 3600
+    done = [record for record in records.values() if record.ok]
+    hours = sum(float(record.result["seconds_total"]) for record in done) / 3600
     made_at = sorted({record.commit for record in done if record.commit is not None})
     return {
         "command": f"`{command}`",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.charts import number
-from experiments.studies.cells import Cell, settings
+from experiments.studies.cells import Cell
 from experiments.studies.grid import Records
 from experiments.studies.inference import Estimate
 from experiments.studies.page import Grid, Page, Section, write_page
@@ -53,9 +53,8 @@ def run_studies(
     """
     started = time.monotonic()
     cells = [cell for study in studies for cell in study.cells(scope)]
-    claimed = {"study": True, **settings(scope.base)}
-    records = workers(cells, out, claimed)
-    facts = run_facts(command, time.monotonic() - started, list(records.values()))
+    records = workers(cells, out, scope.claim)
+    facts = run_facts(command, started, records)
     told = [tell(study, scope, records) for study in studies]
     for one in told:
         folder = out / one.study.name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.check import check
-from experiments.studies.cells import Cell, Stages, kept_by_the_grid
+from experiments.studies.cells import Cell, Stages, kept_by_the_grid, settings
 from fst_agents.config import Arm, RunConfig, TrackConfig
 from fst_agents.errors import ConfigError
 
@@ -114,6 +114,11 @@ class Scope:
             [v for seed in self.seeds if (v := value(target, seed)) is not None]
             for target in self.targets
         ]
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """What a results folder of this scope is for; more targets or seeds go into the same."""
+        return {"study": True, **settings(self.base)}
 
     @property
     def units(self) -> list[tuple[Target, int]]:

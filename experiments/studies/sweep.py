@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.charts import number, percent
 from experiments.studies.ablations import RATES
-from experiments.studies.cells import Cell, Record, settings
+from experiments.studies.cells import Cell, Record
 from experiments.studies.curves import peak
 from experiments.studies.grid import Records
 from experiments.studies.learning import NO_PARTIAL, curve_of
@@ -60,12 +60,11 @@ def sweep(
     started = time.monotonic()
     table = sweep_cells(scope)
     cells = [cell for own in table.values() for cell in own]
-    claimed = {"study": True, **settings(scope.base)}
-    records = workers(cells, out, claimed)
+    records = workers(cells, out, scope.claim)
     rows = [_row(scope, *setting, own, records) for setting, own in table.items()]
     best = choose(rows)
     result: dict[str, Any] = {"study": "sweep", "learning_rate": best, "rows": rows}
-    facts = run_facts(command, time.monotonic() - started, list(records.values()))
+    facts = run_facts(command, started, records)
     headline = (
         "No rate could be chosen." if best is None else f"The rl arm learns best at {best:g}."
     )

@@ -9,7 +9,7 @@ import gc
 import os
 from importlib import import_module
 
-from experiments.cli import quiet_libraries
+from experiments.command import quiet_libraries
 
 ROOMS = (
     "experiments.train",

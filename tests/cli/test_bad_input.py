@@ -22,8 +22,9 @@ from experiments.check import check
 from experiments.cli import app
 from experiments.forecast import forecast
 from experiments.studies.catalog import ALL, STUDIES, SWEEP
-from fst_agents.config import ARMS, RunConfig, examine
+from fst_agents.config import ARMS, RunConfig
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import examine
 
 KEYS = keys()
 SECTIONS = {key.place[0] for key in KEYS}

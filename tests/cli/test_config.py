@@ -11,8 +11,9 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fst_agents.config import RunConfig, examine, load, parse
+from fst_agents.config import RunConfig
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import examine, load, parse
 
 SECTIONS = ("task", "policy", "serve", "sampling", "fast", "slow", "budget", "eval", "track")
 

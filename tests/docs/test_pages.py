@@ -15,7 +15,8 @@ import typer.main
 from experiments.check import check
 from experiments.cli import app
 from experiments.run_file_docs import render
-from fst_agents.config import RunConfig, read
+from fst_agents.config import RunConfig
+from fst_agents.run_file import read
 from programs import micro
 from programs.catalog import TASKS
 from programs.micro import phrasebook

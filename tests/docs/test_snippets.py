@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fst_agents.config import parse
+from fst_agents.run_file import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 WHERE = ("*.md", "docs/*.md", "experiments/*.md", "programs/*/README.md")

@@ -16,8 +16,9 @@ import pytest
 from faults import Drive, Fault, Seen, Workshop, outcomes
 
 from experiments.tasks import build_task, policy_adapter
-from fst_agents.config import RunConfig, parse
+from fst_agents.config import RunConfig
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse
 from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_settings import ServerSettings
 from fst_agents.types import Completion, Outcome, Policy, Sampling

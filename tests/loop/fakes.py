@@ -11,9 +11,10 @@ from typing import Any
 import dspy
 
 from fst_agents.checkpoint import Checkpoints
-from fst_agents.config import RunConfig, parse
+from fst_agents.config import RunConfig
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse
 from fst_agents.serving.scripted_host import Script, ScriptedHost
 from fst_agents.stream import ProblemStream
 from fst_agents.tracking import MemoryTracker

@@ -15,11 +15,11 @@ import pytest
 from fakes import LOGPROB, LoggedHost, RecordingSlow
 
 from fst_agents.checkpoint import Checkpoints
-from fst_agents.config import parse
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.outcomes import FailureScores
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse
 from fst_agents.stream import ProblemStream
 from fst_agents.tracking import MemoryTracker
 from fst_agents.types import Completion, Outcome, Sampling, StepReport, TrainingSample

@@ -14,10 +14,11 @@ from rich.console import Console
 
 from experiments.tasks import build_task, policy_adapter
 from experiments.train import train
-from fst_agents.config import BudgetConfig, FastConfig, RunConfig, SlowConfig, parse
+from fst_agents.config import BudgetConfig, FastConfig, RunConfig, SlowConfig
 from fst_agents.dspy_bridge import seed_candidate
 from fst_agents.errors import ConfigError, RunDirError
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse
 from fst_agents.serving.scripted_host import ScriptedHost
 from fst_agents.types import Policy
 

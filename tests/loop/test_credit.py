@@ -14,8 +14,8 @@ from dspy.lm15 import Message, Request, Response, TextPart, Usage
 from fakes import tiny, world
 
 from fst_agents.bridge_report import PredictorCounts
-from fst_agents.config import parse
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import parse
 from fst_agents.serving.scripted_host import ScriptedHost
 from optimizers import Gepa
 from optimizers.plan import plan

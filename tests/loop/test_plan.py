@@ -9,8 +9,9 @@ from fakes import questions, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst_agents.config import ARMS, parse
+from fst_agents.config import ARMS
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import parse
 from fst_agents.stream import ProblemStream
 from optimizers.plan import (
     FastPhase,

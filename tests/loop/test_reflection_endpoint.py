@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from experiments.train import train
-from fst_agents.config import parse
 from fst_agents.errors import ReflectionError
+from fst_agents.run_file import parse
 from programs import micro
 from programs.micro.reflector import OfflineReflector, UnknownTask
 from tests.chat_endpoint import Asked, ChatEndpoint, chat_endpoint

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst_agents.config import read_options
 from fst_agents.dspy_bridge import apply, seed_candidate
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import read_options
 from programs.digits import DigitsPipeline, PipelineRule
 from programs.digits.pipeline import ENTRY, PipelineOptions, grade
 from programs.micro import phrasebook

@@ -28,9 +28,9 @@ from experiments.charts import (
 from experiments.report import headline, write_report
 from experiments.report_learning import compared, family, path_to
 from experiments.report_outcomes import CANDIDATES_SHOWN, Tally, candidates, predictors, tally
-from fst_agents.config import parse
 from fst_agents.errors import RunDirError
 from fst_agents.run_dir import RunDir, population_record
+from fst_agents.run_file import parse
 from fst_agents.types import (
     Call,
     Candidate,

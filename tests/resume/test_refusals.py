@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from experiments.cli import app
 from experiments.train import resume
 from fst_agents.checkpoint import Checkpoints
-from fst_agents.config import parse
 from fst_agents.errors import ConfigError, RunDirError
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse
 from fst_agents.tracking.spool import Cursor, Spool
 from fst_agents.types import Policy, Problem
 from optimizers.plan import FastPhase, plan

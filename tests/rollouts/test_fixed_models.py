@@ -14,7 +14,6 @@ import pytest
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 from worlds import SAMPLING, Answer, Single, candidate, chat, echo, full_marks, problem
 
-from fst_agents.config import parse
 from fst_agents.dspy_bridge import apply, seed_candidate
 from fst_agents.dspy_fixed import (
     AdapterByModel,
@@ -24,6 +23,7 @@ from fst_agents.dspy_fixed import (
 )
 from fst_agents.errors import ConfigError, ProgramError
 from fst_agents.rollouts import Limits, Runner
+from fst_agents.run_file import parse
 from fst_agents.serving.scripted_host import ScriptedHost
 from fst_agents.types import Outcome, Sampling
 from programs.micro.adapter import CompactAdapter

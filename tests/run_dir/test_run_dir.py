@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst_agents.config import RunConfig, parse
+from fst_agents.config import RunConfig
 from fst_agents.errors import RunDirError
 from fst_agents.json_files import dumps, to_json
 from fst_agents.redaction import public_config
 from fst_agents.run_dir import RunDir, default_name, from_json, population_record
+from fst_agents.run_file import parse
 from fst_agents.types import (
     Call,
     Candidate,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fst_agents.config import parse
 from fst_agents.errors import ServingError
+from fst_agents.run_file import parse
 from fst_agents.serving.choose import choose, choose_host
 from fst_agents.types import Policy
 

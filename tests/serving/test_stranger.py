@@ -16,10 +16,10 @@ from checkpoints import save_adapter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.cli import command as fst_command
+from experiments.command import command as fst_command
 from experiments.serve import describe, public_settings, serve_until_interrupted
-from fst_agents.config import parse
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import parse
 from fst_agents.serving.vllm_guard import KEY_VARIABLE, PUBLIC, KeyGuard, PublicGuard
 from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_process import VllmServer

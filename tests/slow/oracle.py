@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from fst_agents.config import RunConfig, parse
+from fst_agents.config import RunConfig
+from fst_agents.run_file import parse
 from fst_agents.types import TrainingSample
 
 VOCABULARY = 17

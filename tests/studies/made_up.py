@@ -94,6 +94,7 @@ def record(cell: Cell, arm: Arm) -> Record:
         "rollouts": {"fast": 100, "slow": STEP * cycles - 100, "eval": 10},
         "steps": steps * cycles,
         "seconds": 60.0,
+        "seconds_total": 70.0,
         "stopped": "done",
     }
     last = shares[-1]

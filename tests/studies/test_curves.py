@@ -18,7 +18,7 @@ from experiments.studies.curves import (
     speed_up,
 )
 from experiments.studies.figures import mean_curve
-from fst_agents.config import parse
+from fst_agents.run_file import parse
 
 
 def made(*exact: float, every: int = 100, kl: float = 0.1) -> list[Point]:

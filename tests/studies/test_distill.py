@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from fst_agents.config import RunConfig, parse
+from fst_agents.config import RunConfig
 from fst_agents.errors import ConfigError, ServingError, TrainerError
 from fst_agents.rollouts import Limits, Runner
+from fst_agents.run_file import parse
 from fst_agents.serving.scripted_host import ScriptedHost
 from fst_agents.types import Candidate, Policy, Problem, Sampling
 from optimizers.distill import Distiller, reverse_kl

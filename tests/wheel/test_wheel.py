@@ -24,7 +24,7 @@ import dspy
 import fst_agents
 import optimizers
 from fst_agents import Policy
-from fst_agents.config import parse
+from fst_agents.run_file import parse
 from optimizers import FastSlow
 from programs import micro
 

@@ -1,0 +1,430 @@
+"""What all arms share: a request is checked, its parts are put together, run, and evaluated."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import dspy
+from dspy.teleprompt.teleprompt import Teleprompter
+
+from fst_agents.checkpoint import Checkpoints
+from fst_agents.config import Arm, RunConfig, least_score
+from fst_agents.dspy_bridge import problems, seed_candidate
+from fst_agents.dspy_fixed import fixed_models
+from fst_agents.errors import ConfigError
+from fst_agents.json_files import write_json
+from fst_agents.outcomes import FailureScores
+from fst_agents.redaction import public_config, secrets_of
+from fst_agents.rollouts import Limits, Runner
+from fst_agents.run_dir import RunDir, default_name
+from fst_agents.run_file import conflicts
+from fst_agents.scoring import Metric
+from fst_agents.serving.choose import choose_host
+from fst_agents.serving.host import PolicyHost
+from fst_agents.stream import ProblemStream
+from fst_agents.tracking import MlflowTracker, NullTracker, Tracker
+from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Skill
+from optimizers.books import Ledgers, Trainer
+from optimizers.distill_pairs import DictatingHost
+from optimizers.distill_stage import Stage, teacher_of
+from optimizers.evaluation import Evaluation, Evaluator, evaluate_run
+from optimizers.loop import Loop, Observer, Parts, Silence
+from optimizers.outcome import Outcome2x2, close_books, ends, final_kl, final_scores, ship
+from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan
+from optimizers.protocols import FastOptimizer
+from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
+from optimizers.request import request_faults
+from optimizers.resume import (
+    Resumed,
+    history,
+    refuse_changes,
+    reopen_tracker,
+    rollouts_seen,
+    run_identity,
+    take_back,
+)
+from optimizers.summary import summarize
+
+if TYPE_CHECKING:
+    from optimizers.distill import Distiller
+
+
+class ArmBase(Teleprompter):
+    """What all arms share.
+
+    Args:
+        metric: DSPy's metric: ``(gold, pred)``, with a trace, or GEPA's five arguments; a number
+            or ``dspy.Prediction(score=…, feedback=…)``.
+        policy: the model to train; its ``model`` is a folder or a Hugging Face name.
+        reflection_lm: a ``dspy.LM`` or any function from prompt to text; otherwise
+            ``config.fast.reflection_lm`` names a LiteLLM model.
+        config: everything else; ``arm`` is this class's own.
+        adapter: DSPy adapter of the policy's calls.
+        eval_metric: scores the 2×2 instead of ``metric`` (exact match beside partial credit).
+        skills: what should not be forgotten; evaluated before and after.
+        observer: watches the run go by.
+        report: writes a page about a finished run directory and returns its path; it is tracked.
+        host: serves the policy instead of the one ``config.serve`` asks for; it is not closed.
+        task: what the books call the task; the name of the student's class by default.
+        stream: the order in which training problems are met; shuffled epochs by default.
+        resume: the directory of a stopped run to go on with, from where it stood; all else has to
+            be as it was. ``config`` is then the run's own, unless secrets have to be given again.
+    """
+
+    arm: ClassVar[Arm]
+
+    def __init__(
+        self,
+        *,
+        metric: Metric,
+        policy: Policy | str,
+        reflection_lm: Callable[[str], Any] | None = None,
+        config: RunConfig | None = None,
+        adapter: dspy.Adapter | None = None,
+        eval_metric: Metric | None = None,
+        skills: Sequence[Skill] = (),
+        observer: Observer | None = None,
+        report: Callable[[Path], Path] | None = None,
+        host: PolicyHost | None = None,
+        task: str | None = None,
+        stream: Callable[[Sequence[Problem]], ProblemStream] | None = None,
+        resume: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.metric = metric
+        self.policy = Policy(policy) if isinstance(policy, str) else policy
+        given = RunConfig() if config is None else config
+        if resume is not None and config is None:
+            given = RunDir.open(resume).config()
+        self.config = given.model_copy(update={"arm": self.arm})
+        self.adapter = adapter
+        self.eval_metric = metric if eval_metric is None else eval_metric
+        self.skills = tuple(skills)
+        self._reflection_lm = reflection_lm
+        self._observer: Observer = Silence() if observer is None else observer
+        self._report = report
+        self._host = host
+        self._task = task
+        self._resume = resume
+        self._stream = self._epochs if stream is None else stream
+
+    def compile(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+        **kwargs: Any,
+    ) -> dspy.Module:
+        """Train on ``trainset``; evaluate the 2×2 on ``valset`` if there is one.
+
+        Returns a copy of the student with the champion's instructions and the fixed models. Its
+        attribute ``fst`` (:class:`Outcome2x2`) says where the weights, the run directory and the
+        figures are.
+
+        Raises:
+            ConfigError: everything wrong with the request, before anything is started.
+            FstError: the run failed; its directory keeps what it had.
+        """
+        if teacher is not None or kwargs:
+            raise ConfigError(
+                f"{type(self).__name__}.compile takes trainset and valset only; got "
+                f"{sorted(kwargs) if kwargs else 'a teacher'}"
+            )
+        started = time.monotonic()
+        name = type(student).__name__ if self._task is None else self._task
+        named = self.config.task.model_copy(update={"name": name})
+        self.config = self.config.model_copy(update={"task": named})
+        self._check(student, trainset, () if valset is None else valset)
+        seed = seed_candidate(student)
+        fixed = fixed_models(self.config)
+        phases = plan(self.config)
+        needs_fast = any(isinstance(p, FastPhase) for p in phases)
+        needs_slow = any(isinstance(p, SlowPhase) for p in phases)
+        reflection = self._reflection() if needs_fast else None
+        train = problems(trainset)
+        stream = self._stream(train)
+        val = problems(valset) if valset is not None else []
+        identity = run_identity(phases, train)
+        with ExitStack() as stack:
+            run_dir = self._open(stack)
+            checkpoints = Checkpoints(run_dir.checkpoint_folder, self.config.checkpoint.keep)
+            resumed = None
+            if self._resume is not None:
+                resumed = take_back(run_dir, checkpoints, phases, identity, self.policy)
+            if resumed is not None:
+                started -= resumed.state.spend.seconds
+            stack.enter_context(run_dir.writing())
+            tracker = self._tracker(run_dir, resumed)
+            stack.push(ends(tracker))
+            host = self._serve(run_dir, tracker, stack, resumed)
+            settings = self.config.sampling
+            failures = FailureScores(settings.failure_score, settings.partial_credit)
+            runner = self._runner(student, host, self.metric, stack, fixed, failures)
+            distills = resumed is not None and resumed.state.distilled > 0
+            slow = self._slow(stack, resumed) if needs_slow and not distills else None
+            recorded = None if reflection is None else self._record(reflection, run_dir, resumed)
+            fast = None if recorded is None else self._fast(recorded, runner, resumed)
+            ledgers = Ledgers(run_dir, tracker, checkpoints, recorded, identity)
+            parts = Parts(self.config, host, runner, stream, ledgers, self._observer, fast, slow)
+            loop = Loop(parts, seed)
+            if resumed is not None:
+                self._take_up(loop, run_dir, phases, resumed)
+            loop.run(phases)
+            if distill_steps(self.config):
+                slow = self._distill(student, loop, parts, seed, stack, fixed, resumed)
+            shipped = seed if distill_steps(self.config) else loop.population.best
+            tuned = ship(student, shipped, loop.policy, run_dir.result_folder, fixed)
+            evaluation = None
+            kl = None
+            if val:
+                whole = FailureScores(least_score(self.config))  # no credit for parts
+                judge = self._runner(student, host, self.eval_metric, stack, fixed, whole)
+                trained = slow is not None
+                evaluation = self._evaluate(judge, loop, seed, val, needs_fast, trained)
+                write_json(run_dir.path / "problems.json", final_scores(evaluation))
+                kl = None if slow is None else final_kl(slow, evaluation)
+            result = self._result(loop, run_dir, tracker, phases)
+            summary = summarize(
+                self.config,
+                result,
+                evaluation,
+                kl,
+                slow is not None,
+                time.monotonic() - started,
+                loop.books.predictors,
+            )
+            summary["mlflow"] = tracker.url_hint
+            close_books(summary, run_dir, tracker, self._report)
+        tuned.fst = Outcome2x2(result, evaluation, summary)
+        return tuned
+
+    # -- the parts ----------------------------------------------------------------------------
+
+    def _check(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example],
+    ) -> None:
+        """Raise all that is wrong. ``fst`` has looked before; twice costs a quarter of a second."""
+        faults = conflicts(self.config)
+        try:
+            plan(self.config)
+        except ConfigError as error:
+            faults += error.problems
+        faults += request_faults(
+            student,
+            self.config,
+            self.metric,
+            trainset=trainset,
+            valset=valset,
+            eval_metric=self.eval_metric,
+            adapter=self.adapter,
+            policy=self.policy.model if self._host is None else self._host,
+            score_range=self.config.task.score_range,
+        )
+        if faults:
+            raise ConfigError(faults)
+
+    def _reflection(self) -> Callable[[str], str]:
+        if self._reflection_lm is not None:
+            return wrap_reflection(self._reflection_lm)
+        return build_reflection(self.config.fast.reflection_lm, self.config.fast.reflection_args)
+
+    def _epochs(self, found: Sequence[Problem]) -> ProblemStream:
+        return ProblemStream(found, self.config.slow.batch_size, seed=self.config.seed)
+
+    def _open(self, stack: ExitStack) -> RunDir:
+        """The run directory, new or to go on in; nobody else writes there until the end."""
+        if self._resume is None:
+            run_dir = RunDir.create(self.config.run_dir or default_name(self.config), self.config)
+            stack.enter_context(run_dir.lock())
+            return run_dir
+        run_dir = RunDir.open(self._resume)
+        stack.enter_context(run_dir.lock())
+        run_dir.refuse_finished()
+        refuse_changes(self.config, run_dir)
+        return run_dir
+
+    def _take_up(
+        self, loop: Loop, run_dir: RunDir, phases: Sequence[Phase], resumed: Resumed
+    ) -> None:
+        """Put the loop where the checkpoint stands."""
+        state = resumed.state
+        for fault in resumed.faults:
+            self._observer.note(f"damaged checkpoint passed over: {fault}")
+        self._observer.note(f"going on behind cycle {state.cycle + 1}, RL step {state.step}")
+        seen = rollouts_seen(run_dir, phases, state, self.config.fast.max_staleness)
+        loop.take_up(state, seen)
+
+    def _tracker(self, run_dir: RunDir, resumed: Resumed | None) -> Tracker:
+        track = self.config.track
+        if not track.enabled:
+            return NullTracker()
+        if self._resume is not None:
+            mark = 0 if resumed is None else resumed.state.marks.tracker
+            tracker = reopen_tracker(track.uri, run_dir.tracking_spool, mark)
+            if tracker is not None:
+                return tracker
+        return MlflowTracker.start(
+            track.uri,
+            track.experiment,
+            run_dir.path.name,
+            public_config(self.config),
+            {"arm": self.arm, "task": self.config.task.name, "seed": self.config.seed},
+            run_dir.tracking_spool,
+        )
+
+    def _serve(
+        self, run_dir: RunDir, tracker: Tracker, stack: ExitStack, resumed: Resumed | None
+    ) -> PolicyHost:
+        host = self._host
+        if host is None:
+            host, why = choose_host(self.config, self.policy, run_dir.path / "serve")
+            stack.callback(host.close)
+            self._observer.note(f"serving: {why}")
+            tracker.set_tags({"host": why})
+        if resumed is not None and host.policy != resumed.policy:
+            host.update(resumed.policy)
+        return host
+
+    def _runner(
+        self,
+        student: dspy.Module,
+        host: PolicyHost,
+        metric: Metric,
+        stack: ExitStack,
+        fixed: Mapping[str, dspy.LM],
+        failures: FailureScores,
+    ) -> Runner:
+        limits = self.config.sampling
+        runner = Runner(
+            student,
+            metric,
+            host,
+            adapter=self.adapter,
+            limits=Limits(limits.concurrency, limits.timeout, limits.retries),
+            fixed=fixed,
+            failures=failures,
+            score_range=self.config.task.score_range,
+        )
+        stack.callback(runner.close)
+        return runner
+
+    def _slow(self, stack: ExitStack, resumed: Resumed | None) -> Trainer:
+        from optimizers.slow_grpo import GrpoSlow  # trl takes seconds to import
+
+        if resumed is None:
+            slow = GrpoSlow(self.policy, self.config)
+        else:
+            slow = GrpoSlow(resumed.policy, self.config, resume=resumed.trainer)
+        stack.callback(slow.close)
+        return slow
+
+    def _record(
+        self, reflection: Callable[[str], str], run_dir: RunDir, resumed: Resumed | None
+    ) -> RecordedReflection:
+        mark = 0 if resumed is None else resumed.state.marks.reflections
+        log = run_dir.reflections_log
+        given = [self.config.fast.reflection_args, getattr(self._reflection_lm, "kwargs", {})]
+        secrets = secrets_of({"": [*given, dict(os.environ)]})
+        return RecordedReflection(
+            reflection, log, mark, source=self._reflection_lm, secrets=secrets
+        )
+
+    def _fast(
+        self, reflection: Callable[[str], str], runner: Runner, resumed: Resumed | None
+    ) -> FastOptimizer:
+        from optimizers.fast_gepa import GepaFast
+
+        names = self.config.fast.evolve
+        return GepaFast(
+            self.config.fast,
+            reflection,
+            self.config.seed,
+            components=runner.learning if names == "*" else names,
+            proven=resumed is not None and resumed.state.spend.reflection_calls > 0,
+        )
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _distill(
+        self,
+        student: dspy.Module,
+        loop: Loop,
+        parts: Parts,
+        seed: Candidate,
+        stack: ExitStack,
+        fixed: Mapping[str, dspy.LM],
+        resumed: Resumed | None,
+    ) -> Distiller:
+        """The finishing stage, or what is left of it; returns what holds the distilled weights."""
+        from optimizers.distill import Distiller  # trl takes seconds to import
+
+        begun = resumed.trainer if resumed is not None and resumed.state.distilled else None
+        dictating = DictatingHost(parts.host)
+        teacher = teacher_of(loop.policy, self.policy, parts.ledgers.run_dir, begun, stack)
+        distiller = Distiller(loop.policy, self.config, teacher, begun)
+        stack.callback(distiller.close)
+        Stage(
+            self.config,
+            parts.runner,
+            self._runner(student, dictating, self.metric, stack, fixed, FailureScores()),
+            dictating,
+            distiller,
+            parts.stream,
+            parts.ledgers.run_dir,
+            loop,
+        ).run(seed, loop.population.best)
+        return distiller
+
+    def _evaluate(
+        self,
+        judge: Runner,
+        loop: Loop,
+        seed: Candidate,
+        val: Sequence[Any],
+        evolved: bool,
+        trained: bool,
+    ) -> Evaluation:
+        settings = self.config.eval
+        sampling = Sampling(settings.temperature, max_tokens=self.config.sampling.max_tokens)
+        evaluator = Evaluator(judge, val, settings.samples, sampling)
+        evaluation = evaluate_run(
+            evaluator,
+            judge,
+            seed=seed,
+            champion=loop.population.best if evolved else None,
+            base=self.policy,
+            trained=loop.policy if trained else None,
+            skills=self.skills,
+        )
+        if not distill_steps(self.config):
+            return evaluation
+        # What ships does without the instruction, so KL and scores by problem are those without.
+        sequences = evaluator.cell(seed)[1]
+        return replace(evaluation, sequences=sequences, rollouts=evaluator.rollouts)
+
+    def _result(
+        self, loop: Loop, run_dir: RunDir, tracker: Tracker, phases: Sequence[Phase]
+    ) -> RunResult:
+        return RunResult(
+            arm=self.arm,
+            seed=self.config.seed,
+            population=loop.population,
+            policy=loop.policy,
+            spend=loop.books.spend,
+            cycles=loop.cycle + 1,
+            run_dir=run_dir.path,
+            mlflow_run_id=tracker.run_id,
+            history=tuple(history(run_dir, phases)),
+            stopped=loop.stopped or "done",
+        )
