@@ -12,6 +12,7 @@ from experiments.check import check
 from experiments.studies.cells import Cell, Stages, kept_by_the_grid, settings
 from fst_agents.config import Arm, RunConfig, TrackConfig
 from fst_agents.errors import ConfigError
+from programs.micro.phrasebook import equivalent
 
 Target = tuple[str, ...]
 
@@ -61,14 +62,23 @@ def take_targets(
 ) -> list[Target]:
     """The middles of ``count`` equal parts of the held-out pairs in order of their accuracy.
 
+    Two orders of operations can be one function of the digits, and with equal seeds one task to
+    the bit: of these the first is taken, and in place of another the next pair in order.
+
     Args:
         accuracy: under the right instruction, by pair (``"reverse > double"``).
         development: pairs to leave out.
     """
     left = [pair for pair in accuracy if tuple(pair.split(" > ")) not in set(development)]
-    order = sorted(left, key=lambda pair: (accuracy[pair], pair))
-    places = [(2 * part + 1) * len(order) // (2 * count) for part in range(count)]
-    return [tuple(order[place].split(" > ")) for place in places]
+    order = [
+        tuple(pair.split(" > ")) for pair in sorted(left, key=lambda pair: (accuracy[pair], pair))
+    ]
+    taken: list[Target] = []
+    for part in range(count):
+        known = [*taken, *development]
+        after = order[(2 * part + 1) * len(order) // (2 * count) :]
+        taken.append(next(pair for pair in after if not any(equivalent(pair, k) for k in known)))
+    return taken
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -50,6 +51,12 @@ def test_what_is_reported_was_neither_trained_on_nor_tuned_on() -> None:
     fixed = read_targets()
     assert set(fixed.reported) <= set(phrasebook.held_out_pairs())
     assert not set(fixed.reported) & set(fixed.development)
+
+
+def test_no_two_rules_are_one_function_in_two_orders() -> None:
+    fixed = read_targets()
+    for one, other in combinations((*fixed.reported, *fixed.development), 2):
+        assert not phrasebook.equivalent(one, other), (one, other)
 
 
 @pytest.mark.parametrize(
