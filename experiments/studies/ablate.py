@@ -10,7 +10,7 @@ from typing import Any
 from experiments.studies.ablation_table import (
     FEWEST,
     ablation_rows,
-    best_peak,
+    best,
     differences_of,
     favoured,
     table_of,
@@ -30,16 +30,22 @@ from experiments.studies.workers import Workers
 from fst_agents.json_files import write_json
 from fst_agents.redaction import public_config
 
-METHOD = (
+MEASURES = (
     "Every setting on the same rules, seeds and rollouts. The area is the mean, over the budget, "
     "of the share of right training answers, averaged over the RL steps of a cycle and 0 before "
     "the first of these. Where half of the answers never are right, the whole budget stands for "
     "the rollouts to it. Intervals are 95 % bootstraps over rules, and seeds within them; "
-    "differences are between runs of equal rule and seed.",
+    "differences are between runs of equal rule and seed."
+)
+RULE = (
     "Fixed beforehand: a setting is favoured over the default if its area is larger with 95 % "
     "confidence, while neither its final score nor its change on other skills is smaller with that "
     f"confidence; the largest area among those. With a failed run, or fewer than {FEWEST} pairs of "
-    "runs, nothing is.",
+    "runs, nothing is."
+)
+OF_A_BASELINE = (
+    "Fixed beforehand: a baseline gets the setting with the largest mean area, whether or not the "
+    "difference is certain."
 )
 
 COLORS = ("c1", "c2", "c3", "c4", "c5", "c6")
@@ -86,7 +92,7 @@ def told(
 ) -> dict[str, Any]:
     """The JSON object of an ablation."""
     rows = ablation_rows(ablation, scope, table, records)
-    chosen = best_peak(rows) if ablation.name == BASELINE.name else favoured(rows)
+    chosen = best(rows) if ablation.name == BASELINE.name else favoured(rows)
     return {
         "study": ablation.name,
         "question": ablation.question,
@@ -116,8 +122,9 @@ def ablation_page(
     """Question, answer, tables, curves."""
     rules = f"{len(scope.seeds)} seed(s) of {'; '.join(map(name_of, scope.targets))}."
     rows = result["rows"]
+    rule = OF_A_BASELINE if ablation.name == BASELINE.name else RULE
     sections = [
-        Section("How it is measured", (ablation.question, *METHOD)),
+        Section("How it is measured", (ablation.question, MEASURES, rule)),
         Section("Settings", (rules,), table_of(rows), _curves(scope, table, records)),
         Section("Against the default", (), differences_of(rows)),
     ]

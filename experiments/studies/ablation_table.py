@@ -123,14 +123,14 @@ def favoured(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return None if top is None else top["variant"]
 
 
-def best_peak(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The variant with the highest mean peak, the first of equals; ``None`` if a run failed.
+def best(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The variant with the largest mean area, the first of equals; ``None`` if a run failed.
 
     A baseline gets what is best for it on average, whether or not the difference is certain.
     """
-    if any(row["failed"] or row["peak"] is None for row in rows):
+    if any(row["failed"] or row[PRIMARY] is None for row in rows):
         return None
-    return max(rows, key=lambda row: row["peak"]["estimate"])["variant"]
+    return max(rows, key=lambda row: row[PRIMARY]["estimate"])["variant"]
 
 
 def words(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -139,8 +139,9 @@ def words(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
     if failed:
         return f"Nothing can be told of {ablation.varied}: {failed} run(s) failed."
     if ablation.name == BASELINE.name:
-        best = best_peak(rows)
-        return f"RL alone peaks highest under {best!r}; the studies give it {ablation.default!r}."
+        return (
+            f"RL alone learns best under {best(rows)!r}; the studies give it {ablation.default!r}."
+        )
     pairs = min(row["pairs"] for row in rows)
     if pairs < FEWEST:
         return (

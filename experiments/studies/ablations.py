@@ -19,7 +19,7 @@ from fst_agents.run_file import conflicts
 from optimizers.plan import plan
 from programs.micro.phrasebook import VAGUE
 
-RATES = (1e-4, 2e-4, 4e-4, 8e-4)
+RATES = (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 """Of the weights, for fst and rl alike."""
 
 POPULATIONS = (1, 2, 4, 8)

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.charts import number, percent
 from experiments.studies.ablations import RATES
 from experiments.studies.cells import Cell, Record
-from experiments.studies.curves import peak
+from experiments.studies.curves import area, peak
 from experiments.studies.grid import Records
 from experiments.studies.learning import NO_PARTIAL, curve_of
 from experiments.studies.page import Grid, Page, Section, write_page
@@ -23,19 +23,22 @@ from experiments.studies.track import track
 from experiments.studies.workers import Workers
 from fst_agents.json_files import write_json
 from fst_agents.redaction import public_config
+from optimizers.plan import total_rollouts
 
 REWARDS = ("partial", "exact")
 
 METHOD = (
     "rl on the development rules, with partial credit and with all-or-nothing reward. Chosen: the "
-    "rate with the highest mean peak of smoothed right answers under partial credit, which is what "
-    "the studies train on.",
+    "rate with the largest mean area under the learning curve, with partial credit, which is what "
+    "the studies train on. The area is the mean, over the budget, of the smoothed share of right "
+    "training answers; beside it, the peak says how high a curve rose, not how soon.",
 )
 
 
 def sweep_cells(scope: Scope) -> dict[tuple[str, float], list[Cell]]:
     """(reward, rate) → its cells, one per development rule and seed."""
-    rules = replace(scope, targets=read_targets().development)
+    # The instruction is chosen afterwards, at the chosen rate: fst study baseline.
+    rules = replace(scope, targets=read_targets().development, rl_instruction=None)
 
     def cells(reward: str, rate: float) -> list[Cell]:
         exact: Changes = NO_PARTIAL if reward == "exact" else {}
@@ -77,23 +80,25 @@ def sweep(
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The rate with the highest mean peak under partial credit; the lower one of equals."""
-    whole = [r for r in rows if r["reward"] == "partial" and r["peak"] is not None]
+    """The rate with the largest mean area under partial credit; the lower one of equals."""
+    whole = [r for r in rows if r["reward"] == "partial" and r["area"] is not None]
     if not whole:
         return None
-    return min(whole, key=lambda r: (-r["peak"], r["learning_rate"]))["learning_rate"]
+    return min(whole, key=lambda r: (-r["area"], r["learning_rate"]))["learning_rate"]
 
 
 def sweep_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
     """A row per reward and rate."""
-    columns = ("reward", "rate", "mean peak", "mean final score", "mean KL", "runs", "failed")
+    means = ("area", "peak", "score")
+    heads = ("mean area", "mean peak", "mean final score")
+    columns = ("reward", "rate", *heads, "mean KL", "runs", "failed")
     return Grid(
         columns,
         tuple(
             (
                 r["reward"],
                 f"{r['learning_rate']:g}",
-                *("–" if r[k] is None else percent(r[k]) for k in ("peak", "score")),
+                *("–" if r[k] is None else percent(r[k]) for k in means),
                 "–" if r["kl"] is None else number(r["kl"]),
                 str(r["runs"]),
                 str(r["failed"]),
@@ -109,10 +114,13 @@ def _row(
     """Means over the runs that did not fail; with a failed one there is no mean to choose by."""
     done: list[Record] = [r for cell in cells if (r := records[cell.key]).ok]
     whole = len(done) == len(cells)
-    peaks = [top.exact if (top := peak(curve_of(scope, r) or ())) else 0.0 for r in done]
+    curves = [curve_of(scope, r) or () for r in done]
+    budget = total_rollouts(scope.base)
+    peaks = [top.exact if (top := peak(curve)) else 0.0 for curve in curves]
     return {
         "reward": reward,
         "learning_rate": rate,
+        "area": fmean(area(curve, budget) for curve in curves) if whole else None,
         "peak": fmean(peaks) if whole else None,
         "score": fmean(r.final for r in done) if whole else None,
         "kl": fmean(float(r.result["kl"]) for r in done) if whole else None,
