@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.check import check
-from experiments.studies.cells import FINAL, Cell, Record, kept_by_the_grid, settings
+from experiments.studies.cells import FINAL, Cell, Record, kept_by_the_grid
 from experiments.studies.comparison_page import comparison_page
 from experiments.studies.curves import smooth
 from experiments.studies.grid import Records
@@ -96,9 +96,9 @@ def compare(
         FstError: every cell of an arm failed.
     """
     started = time.monotonic()
-    base = settings(comparison.base)
-    claimed = {k: v for k, v in base.items() if k not in ("arm", "seed")}
-    records = workers(list(comparison.cells.values()), out, claimed)
+    base = claimed(comparison.base)
+    own = {key: value for key, value in base.items() if key not in ("arm", "seed")}
+    records = workers(list(comparison.cells.values()), out, own)
     result = summarize(comparison, records)
     window = comparison.base.slow.steps_per_cycle
     curves = {

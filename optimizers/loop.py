@@ -287,7 +287,7 @@ class Loop:
         """One optimizer step; serve the result."""
         slow = self._parts.slow
         assert slow is not None
-        metrics = batch.report.metrics()
+        metrics = batch.report.metrics() | self._drift(groups)
         report = slow.update(batch.samples)
         _refuse_foreign(report, self._parts.config.policy.dtype)
         self.step += 1
@@ -298,6 +298,19 @@ class Loop:
         if self.step == 1 or self.step % 10 == 0:
             self._tracker.log_rollouts(self.step, rollouts)
         return StepReport(self.step, {**metrics, **report.metrics})
+
+    def _drift(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """KL(π_train ‖ π_base) on everything that a cycle's last batch drew, flat groups included:
+        those that are left out of a step are the ones that the policy has learnt."""
+        slow = self._parts.slow
+        assert slow is not None
+        if (self.step + 1) % self._parts.config.slow.steps_per_cycle:
+            return {}
+        calls = [c for g in groups for r in g.rollouts_G if not r.outcome.masked for c in r.calls]
+        if not any(c.completion_ids for c in calls):
+            return {}
+        kl = slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])
+        return {"slow/drift": kl}
 
     def _serve(self, probe: TrainingSample) -> dict[str, float]:
         """Hand the new weights to the host, and prove that they arrived: one probe."""

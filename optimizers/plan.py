@@ -87,6 +87,13 @@ def adapts(config: RunConfig) -> bool:
     return config.fast.schedule == "adaptive" and config.arm in ("fst", "distill")
 
 
+def batches_of(config: RunConfig, cycles: int) -> int:
+    """Batches that an arm takes from the stream while it spends the rollouts of some cycles."""
+    if config.arm == "rl":  # one batch per RL step, and no rollouts for anything else
+        return cycles * cycle_rollouts(config) // slow_step_rollouts(config)
+    return cycles * config.slow.steps_per_cycle
+
+
 def plan(config: RunConfig) -> list[Phase]:
     """The phases of a run, in order. With those of the finishing stage, their rollouts never exceed
     :func:`total_rollouts`; under an adaptive schedule, those of the phases that are run do not.

@@ -19,11 +19,12 @@ from rich.console import Console
 
 from experiments.command import command
 from experiments.studies.cells import Stages
+from experiments.studies.provenance import stamp
 from fst_agents.config import RunConfig, TaskConfig
 from fst_agents.run_file import parse
 from fst_agents.stream import ProblemStream, StagedStream
 from fst_agents.types import Policy, Problem
-from optimizers.plan import cycle_rollouts, slow_step_rollouts
+from optimizers.plan import batches_of
 from programs.task import Task
 
 
@@ -53,6 +54,8 @@ def run(request: dict[str, Any], console: Console) -> dict[str, Any]:
     from experiments.train import train
 
     config = parse(request["config"])
+    assert config.run_dir is not None
+    stamp(config.run_dir.parent)
     resume = config.run_dir if request["resume"] else None
     if request["start"] is None and request["stages"] is None:
         return train(config, console, resume=resume)
@@ -133,12 +136,5 @@ def staged_stream(config: RunConfig, stages: Stages, problems: Sequence[Problem]
     size = len(problems) // len(stages.targets)
     parts = [problems[k * size : (k + 1) * size] for k in range(len(stages.targets))]
     return StagedStream(
-        parts, config.slow.batch_size, config.seed, batches=stage_batches(config, stages.cycles)
+        parts, config.slow.batch_size, config.seed, batches=batches_of(config, stages.cycles)
     )
-
-
-def stage_batches(config: RunConfig, cycles: int) -> int:
-    """Batches that an arm takes from the stream while it spends the rollouts of some cycles."""
-    if config.arm == "rl":  # one batch per RL step, and no rollouts for anything else
-        return cycles * cycle_rollouts(config) // slow_step_rollouts(config)
-    return cycles * config.slow.steps_per_cycle

@@ -7,11 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from experiments.studies.curves import Point
+from experiments.tasks import model_path
 from fst_agents.config import RunConfig
 from fst_agents.redaction import public_config
 
@@ -77,6 +79,34 @@ def settings(config: RunConfig) -> dict[str, Any]:
     """What of a configuration decides a result; secrets do not, and nobody should read them."""
     kept = {name: value for name, value in public_config(config).items() if name not in MACHINE}
     return {**kept, "serve": {"host": config.serve.host}}
+
+
+def claimed(config: RunConfig) -> dict[str, Any]:
+    """What a results folder is for: the settings, and what is in the files that they name.
+
+    A changed file makes it another folder's, or scores of the old content would pass for new ones.
+    """
+    task = config.task
+    files = {"model": Path(model_path(config.policy.model)), "data": task.data}
+    found = {**files, "eval_data": task.eval_data}
+    contents = {n: _content(p) for n, p in found.items() if p is not None and p.exists()}
+    return {**settings(config), "contents": contents}
+
+
+WHOLE = 100_000_000
+"""Bytes up to which a file's content is looked at; of a larger one its size must do."""
+
+
+def _content(path: Path) -> str:
+    """Twelve hex digits of a file, or of the names and contents of those in a folder."""
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    found = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        found.update(f"{file.name} {size}\n".encode())
+        if size <= WHOLE:
+            found.update(file.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def digest(value: Any) -> str:

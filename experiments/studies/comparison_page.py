@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.charts import duration, number, percent
-from experiments.studies.curves import Curve
+from experiments.studies.curves import Curve, measured
 from experiments.studies.figures import learning_figure
 from experiments.studies.page import Grid, Page, Section, points
 
@@ -89,7 +89,12 @@ def comparison_page(
     figures = learning_figure(
         "learning", "Learning", about, curves, lambda p: p.exact, share=True
     ) + learning_figure(
-        "drift", "Drift", "KL to the base in nats per token.", curves, lambda p: p.kl, share=False
+        "drift",
+        "Drift",
+        "KL to the base in nats per token.",
+        {arm: [measured(curve) for curve in own] for arm, own in curves.items()},
+        lambda p: p.kl or 0.0,
+        share=False,
     )
     sections = [
         Section("Arms", METHOD[:1], arms_grid(result)),

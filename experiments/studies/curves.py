@@ -13,19 +13,20 @@ from typing import NamedTuple
 class Point(NamedTuple):
     """One RL step: rollouts of both phases spent so far, mean reward, share of answers that were
     exactly right (the reward, where the metric names no such objective), KL to the base in nats per
-    token under the instructions in use."""
+    token under the instructions in use, which is measured in the last step of a cycle."""
 
     rollouts: int
     reward: float
     exact: float
-    kl: float
+    kl: float | None
 
 
 Curve = tuple[Point, ...]
 
 
 def smooth(curve: Sequence[Point], window: int) -> Curve:
-    """Means over ``window`` steps; one window over all steps where there are fewer.
+    """Means over ``window`` steps, of the KL over those that measured it; one window over all steps
+    where there are fewer.
 
     Raises:
         ValueError: the window is not positive.
@@ -38,7 +39,9 @@ def smooth(curve: Sequence[Point], window: int) -> Curve:
 
 def _mean(points: Sequence[Point]) -> Point:
     n = len(points)
-    reward, exact, kl = (sum(p[k] for p in points) / n for k in (1, 2, 3))
+    reward, exact = sum(p.reward for p in points) / n, sum(p.exact for p in points) / n
+    measured = [p.kl for p in points if p.kl is not None]
+    kl = sum(measured) / len(measured) if measured else None
     return Point(points[-1].rollouts, reward, exact, kl)
 
 
@@ -101,21 +104,21 @@ def fewer_steps(slow: Sequence[Point], fast: Sequence[Point], window: int) -> fl
     return (slow.index(top) + window) / (fast.index(there) + window)
 
 
+def measured(curve: Sequence[Point]) -> Curve:
+    """The points that have a KL."""
+    return tuple(p for p in curve if p.kl is not None)
+
+
 def kl_ratio(first: Sequence[Point], second: Sequence[Point]) -> float | None:
     """KL of ``first`` over that of ``second`` at the highest level that both reach.
 
-    ``None`` where there is no such level above 0, or ``second`` had no KL there.
+    ``None`` where there is no such level above 0, or no KL of either there.
     """
     tops = peak(first), peak(second)
     if tops[0] is None or tops[1] is None:
         return None
     level = min(tops[0].exact, tops[1].exact)
     ours, theirs = reaching(first, level), reaching(second, level)
-    if level <= 0 or ours is None or theirs is None or theirs.kl <= 0:
+    if level <= 0 or ours is None or theirs is None or ours.kl is None or not theirs.kl:
         return None
     return ours.kl / theirs.kl
-
-
-def between(curve: Sequence[Point], after: int, until: int) -> Curve:
-    """The points with ``after`` < rollouts ≤ ``until``."""
-    return tuple(p for p in curve if after < p.rollouts <= until)

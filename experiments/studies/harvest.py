@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.studies.cells import Cell, Record
 from experiments.studies.curves import Point
-from experiments.studies.provenance import commit
+from experiments.studies.provenance import stamped
 from fst_agents.json_files import read_json, read_lines
 from fst_agents.run_dir import RunDir
 from fst_agents.types import Outcome
@@ -37,7 +37,7 @@ def harvest(cell: Cell, run_dir: Path) -> Record:
         result={name: value for name, value in run.result().items() if name not in PLACES},
         curve=tuple(_curve(run)),
         problems=read_json(run.path / "problems.json") if _evaluated(run) else {},
-        commit=commit(),
+        commit=stamped(run_dir.parent),
     )
 
 
@@ -71,15 +71,13 @@ def _score(rollout: Mapping[str, Any]) -> float | None:
 
 
 def _curve(run: RunDir) -> Iterable[Point]:
-    kl = 0.0
     for line in run.metrics():
         if line["phase"] != "slow" or "slow/reward" not in line["metrics"]:
             continue
-        kl = float(line["metrics"].get("slow/kl", kl))  # no update: the weights are as they were
         file = run.path / "rollouts" / f"step-{line['step']:05d}.jsonl"
         yield Point(
             rollouts=line["rollouts"],
             reward=float(line["metrics"]["slow/reward"]),
             exact=exact_share(read_lines(file)),
-            kl=kl,
+            kl=line["metrics"].get("slow/drift"),
         )

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from experiments.charts import number, percent
 from experiments.studies.cells import Cell
-from experiments.studies.curves import Curve, kl_ratio
+from experiments.studies.curves import Curve, kl_ratio, measured
 from experiments.studies.figures import learning_figure
 from experiments.studies.inference import median
 from experiments.studies.learning import (
@@ -29,14 +29,13 @@ def _drift(scope: Scope, found: Lookup) -> Answer:
         return None if fst is None or rl is None or not learned(rl) else kl_ratio(fst, rl)
 
     rows = [
-        (
-            f"{name_of(t)}, seed {s}",
-            "RL never leaves zero" if (r := ratio(t, s)) is None else f"{r:.2f}",
-        )
+        (f"{name_of(t)}, seed {s}", "–" if (r := ratio(t, s)) is None else f"{r:.3f}")
         for t, s in scope.units
     ]
     curves = {
-        arm: [c for u in scope.units if (c := curve_of(scope, found(scope.cell(arm, *u))))]
+        arm: [
+            measured(c) for u in scope.units if (c := curve_of(scope, found(scope.cell(arm, *u))))
+        ]
         for arm in ("fst", "rl")
     }
     finals = {
@@ -53,7 +52,7 @@ def _drift(scope: Scope, found: Lookup) -> Answer:
             "Drift",
             "KL to the base in nats per token.",
             curves,
-            lambda p: p.kl,
+            lambda p: p.kl or 0.0,
             share=False,
         ),
         statistic=median,
@@ -66,11 +65,11 @@ DRIFT = Study(
         finding="F3",
         question="How far do FST's weights drift from the base where both arms are equally good?",
         procedure=(
-            "The cells of sample-efficiency. KL(π_train ‖ π_base) per token is measured in every "
-            "RL step on that step's own samples, each under the instruction that drew it. Both "
-            "curves are smoothed over a cycle; at the highest share of right answers that both "
-            "reach, the KL of FST is divided by RL's. Runs where RL never leaves zero have no such "
-            "level."
+            "The cells of sample-efficiency. KL(π_train ‖ π_base) per token, exact over the "
+            "vocabulary, is measured in the last RL step of every cycle on all that it draws, each "
+            "answer under the instruction that drew it. At the highest share of right answers, "
+            "averaged over a cycle, that both reach, the KL of FST is divided by RL's. Runs where "
+            "RL never leaves zero have no such level."
         ),
         paper={"KL at matched reward": "up to 70 % lower"},
         measure="median of KL FST / KL RL at matched reward",
@@ -99,11 +98,22 @@ def _forgetting(scope: Scope, found: Lookup) -> Answer:
         )
     theirs = [v for group in scope.each(lambda t, s: change("rl", t, s)) for v in group]
     loss = fmean(theirs) if theirs else None
+
+    def gap(target: Target, seed: int) -> float | None:
+        ours, rl = change("fst", target, seed), change("rl", target, seed)
+        return None if ours is None or rl is None else ours - rl
+
+    steps = {
+        arm: [r.result["steps"] for u in scope.units if (r := found(scope.cell(arm, *u)))]
+        for arm in ("fst", "rl")
+    }
+    taken = ", ".join(f"{arm} {number(fmean(v))}" for arm, v in steps.items() if v)
+    said = "RL has no result." if loss is None else f"RL changes them by {points(loss)} points."
     return Answer(
         groups=scope.each(lambda t, s: change("fst", t, s)),
-        words="RL has no result." if loss is None else f"RL changes them by {points(loss)} points.",
+        words=f"{said} Mean RL steps that moved weights, on equal rollouts: {taken}.",
         grid=Grid(("run", "FST, points", "RL, points"), tuple(rows)),
-        neutral=loss,
+        differences=scope.each(gap),
         more={"rl_change": loss},
     )
 
@@ -116,12 +126,14 @@ FORGETTING = Study(
         procedure=(
             "The cells of sample-efficiency. Before and after training, the ten single operations "
             "are asked 32 times each, every one under its own instruction, none of which was "
-            "evolved. The figure is the share right after minus before, with FST's weights."
+            "evolved; every run has its own questions. The figure is the share right after minus "
+            "before, with FST's weights; no effect is what RL's weights lose, run by run. Rollouts "
+            "are equal, RL steps are not: the fast phases of FST take none."
         ),
         paper={"other tasks, seed prompt": "equal or better than RL"},
         measure="mean change of the share of other skills answered right, FST",
         threshold=-0.02,
-        neutral=0.0,
+        neutral=None,
     ),
     pair_of_arms,
     _forgetting,
@@ -136,7 +148,7 @@ STARTS: tuple[Arm | None, ...] = (None, "rl", "fst")
 def _second(scope: Scope, first: Arm | None, target: Target, seed: int) -> Cell:
     """Fresh RL on the target that follows, from the base or from what an arm made of the first."""
     start = None if first is None else scope.cell(first, target, seed)
-    return scope.cell("rl", scope.following(target), seed, start=start)
+    return scope.cell("rl", scope.second(target), seed, start=start)
 
 
 def _plasticity_cells(scope: Scope) -> list[Cell]:
@@ -158,7 +170,7 @@ def _plasticity(scope: Scope, found: Lookup) -> Answer:
     rows: list[tuple[str, ...]] = []
     for target, seed in scope.units:
         shown = (final(first, target, seed) for first in STARTS)
-        name = f"{name_of(target)}, then {name_of(scope.following(target))}, seed {seed}"
+        name = f"{name_of(target)}, then {name_of(scope.second(target))}, seed {seed}"
         rows.append((name, *("–" if v is None else percent(v) for v in shown)))
     means = {
         name: [v for u in scope.units if (v := final(first, *u)) is not None]
@@ -193,9 +205,10 @@ PLASTICITY = Study(
         finding="F5",
         question="Can weights that have learnt one task still learn the next?",
         procedure=(
-            "Fresh RL, with a new adapter and optimizer, on the target that follows in the list, "
-            "from three starts: the base, and the weights that rl and fst ended with on the target "
-            "before, merged into a model of their own. The figure is the final score on the second "
+            "Fresh RL, with a new adapter and optimizer, on another target, from three starts: the "
+            "base, and the weights that rl and fst ended with on the first, merged into a model of "
+            "their own. Every target is the second of one other that shares no operation with it. "
+            "The figure is the final score on the second "
             "rule from FST's weights minus that from the base. Runs in which no start gets 5 % "
             "right say nothing and are left out."
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -126,8 +127,9 @@ SAMPLE_EFFICIENCY = Study(
         finding="F1",
         question="How many fewer rollouts does FST need to reach RL's running peak?",
         procedure=(
-            "fst and rl on every target and seed, equal rollouts, spent to the last: no run ends "
-            "because its task is solved. Curves are shares of exactly "
+            "fst and rl on every target and seed. Both may spend the same rollouts, and no run "
+            "ends because its task is solved; what a fast phase leaves unspent, because a text "
+            "was right on the whole anchor set, nobody spends. Curves are shares of exactly "
             "right training answers, averaged over the RL steps of a cycle, a point standing at "
             "the end of its window. RL's peak is the highest point of its curve; the figure is the "
             "rollouts RL had spent there over the rollouts, fast phase included, that FST had "
@@ -153,6 +155,10 @@ def _asymptote(scope: Scope, record: Record | None) -> Sigmoid | None:
     return fit([p.rollouts for p in record.curve], [p.exact for p in record.curve])
 
 
+def _marked(fitted: Sigmoid) -> str:
+    return f"{percent(fitted.asymptote)}{' *' if fitted.rising else ''}"
+
+
 def _ceiling(scope: Scope, found: Lookup) -> Answer:
     fits = {
         (arm, *unit): _asymptote(scope, found(scope.cell(arm, *unit)))
@@ -171,15 +177,31 @@ def _ceiling(scope: Scope, found: Lookup) -> Answer:
                 cell
                 for arm in ("fst", "rl")
                 for f in [fits[arm, target, seed]]
-                for cell in (("–", "–") if f is None else (percent(f.asymptote), f"{f.error:.3f}"))
+                for cell in (("–", "–") if f is None else (_marked(f), f"{f.error:.3f}"))
             ),
         )
         for target, seed in scope.units
     ]
+    sure = [
+        value
+        for unit in scope.units
+        if (value := gap(*unit)) is not None
+        and not any((f := fits[arm, *unit]) is not None and f.rising for arm in ("fst", "rl"))
+    ]
     return Answer(
         groups=scope.each(gap),
-        words="An RL curve that still rises when its budget ends has an uncertain asymptote.",
+        words=(
+            "A curve that still rises when its budget ends, marked *, has an uncertain asymptote: "
+            "its middle was found at the end of the budget, where it is bounded."
+            + (
+                f" Mean difference over the {len(sure)} runs without such a curve: "
+                f"{number(fmean(sure))}."
+                if sure
+                else ""
+            )
+        ),
         grid=Grid(("run", "A of FST", "residual", "A of RL", "residual"), tuple(rows)),
+        more={"without_rising": fmean(sure) if sure else None},
         figures=curves_figure(scope, found, "ceiling", pair_of_arms(scope)),
     )
 

@@ -93,7 +93,7 @@ PROMPTS_ALONE = Study(
         finding="F9",
         question="Does FST end above what instructions alone can reach?",
         procedure=(
-            "fst, and gepa with all rollouts spent on instructions, on every target and seed; "
+            "fst, and gepa, whose rollouts are all for instructions, on every target and seed; "
             "held-out exact match of what each would ship. The figure is FST's score minus GEPA's."
         ),
         paper={"GEPA alone": "a reference line below FST"},

@@ -26,8 +26,9 @@ class Protocol:
         paper: the paper's figures, as they are printed.
         measure: what the estimate is, with its unit.
         threshold: the finding holds if the estimate is at least this ...
-        neutral: ... and weakly if it is better than this: the value of no effect. Where smaller is
-            better, ``larger`` is false and both are meant the other way round.
+        neutral: ... and its interval lies beyond this, the value of no effect; ``None`` where no
+            effect is what another arm does, run by run: see :attr:`Answer.differences`. Where
+            smaller is better, ``larger`` is false and all is meant the other way round.
     """
 
     finding: str
@@ -36,7 +37,7 @@ class Protocol:
     paper: Mapping[str, Any]
     measure: str
     threshold: float
-    neutral: float
+    neutral: float | None
     larger: bool = True
 
 
@@ -44,8 +45,14 @@ class Protocol:
 class Answer:
     """What the records say.
 
-    ``groups`` has the values that the estimate is made of, those of one target together.
-    ``words`` is one sentence of figures, ``cost`` what else it took or brought.
+    Attributes:
+        groups: the values that the estimate is made of, those of one target (or as many as the
+            protocol says are drawn together) in one group.
+        words: one sentence of figures.
+        differences: to the arm that stands for no effect, positive where FST is better; in groups
+            as above.
+        targets: how many targets the values are of, where that is not the number of groups.
+        more: what else was measured.
     """
 
     groups: Sequence[Sequence[float]]
@@ -53,7 +60,8 @@ class Answer:
     grid: Grid
     figures: tuple[Figure, ...] = ()
     statistic: Statistic | None = None
-    neutral: float | None = None
+    differences: Sequence[Sequence[float]] = ()
+    targets: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -80,34 +88,40 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Judgement:
-    """An answer with its interval and what follows from it."""
+    """An answer with its interval and what follows from it; ``difference`` is that to the arm that
+    stands for no effect, where one does."""
 
     estimate: Estimate | None
     verdict: Verdict
+    difference: Estimate | None = None
 
 
 def judge(protocol: Protocol, answer: Answer, failed: int) -> Judgement:
     """The estimate, and whether the finding holds.
 
-    It holds if the estimate reaches the threshold and its interval lies on the right side of no
-    effect; weakly if only the estimate does. One value alone has no interval, so it can at most
-    hold weakly. With a failed cell among those that the study needs, or without a single value, it
-    cannot be told.
+    It holds if the estimate reaches the threshold and the interval lies beyond no effect: that of
+    the estimate, or of the differences to the arm that stands for it. It holds weakly if only one
+    of the two is so, the second by the mean alone. One value alone has no interval, so it can at
+    most hold weakly. With a failed cell among those that the study needs, or without a single
+    value, it cannot be told.
     """
     groups = [group for group in answer.groups if group]
     if not groups:
         return Judgement(None, "cannot be told")
     estimate = bootstrap(groups, answer.statistic)
-    if failed:
-        return Judgement(estimate, "cannot be told")
-    neutral = protocol.neutral if answer.neutral is None else answer.neutral
+    pairs = [group for group in answer.differences if group]
+    difference = bootstrap(pairs) if pairs else None
+    if failed or (protocol.neutral is None and difference is None):
+        return Judgement(estimate, "cannot be told", difference)
     sign = 1 if protocol.larger else -1
-    worst = estimate.low if protocol.larger else estimate.high
+    if protocol.neutral is None and difference is not None:
+        mean, worst = difference.mean, difference.low
+    else:
+        bound = estimate.low if protocol.larger else estimate.high
+        mean, worst = (sign * (v - (protocol.neutral or 0.0)) for v in (estimate.mean, bound))
     reached = sign * estimate.mean >= sign * protocol.threshold
-    # A threshold may lie on the near side of no effect ("at most 2 points lost").
-    beyond = min(sign * neutral, sign * protocol.threshold)
-    if reached and sign * worst >= beyond and sum(map(len, groups)) > 1:
-        return Judgement(estimate, "holds")
-    if reached or sign * estimate.mean > sign * neutral:
-        return Judgement(estimate, "holds weakly")
-    return Judgement(estimate, "does not hold")
+    if reached and worst > 0 and sum(map(len, groups)) > 1:
+        return Judgement(estimate, "holds", difference)
+    return Judgement(
+        estimate, "holds weakly" if reached or mean > 0 else "does not hold", difference
+    )

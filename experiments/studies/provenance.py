@@ -40,7 +40,24 @@ def run_facts(command: str, started: float, records: Mapping[str, Record]) -> di
     }
 
 
-@cache
+STAMPS = "commits.txt"
+"""In a cell's folder: the commits at which it was begun and gone on with, a line each."""
+
+
+def stamp(folder: Path) -> None:
+    """Note in a cell's folder which code runs it now."""
+    with (folder / STAMPS).open("a", encoding="utf-8") as file:
+        file.write(f"{commit() or 'none'}\n")
+
+
+def stamped(folder: Path) -> str | None:
+    """The commits that :func:`stamp` noted; ``None`` where there were none."""
+    file = folder / STAMPS
+    lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
+    return ", ".join(dict.fromkeys(line for line in lines if line not in ("", "none"))) or None
+
+
+@cache  # of the code as it was loaded: a checkout may move on while its processes run
 def commit() -> str | None:
     """The checkout's commit, and whether code was changed since; installed packages have none."""
     git = ["git", "-C", str(Path(str(package)).parent)]

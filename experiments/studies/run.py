@@ -81,12 +81,13 @@ def tell(study: Study, scope: Scope, records: Records) -> Told:
         "finding": study.protocol.finding,
         "paper": dict(study.protocol.paper),
         "ours": _ours(judgement.estimate),
+        "difference": None if judgement.difference is None else _ours(judgement.difference),
         "measure": study.protocol.measure,
         "holds": judgement.verdict == "holds",
         "verdict": judgement.verdict,
         "words": words(study, judgement, failed),
         "n": {
-            "targets": sum(bool(group) for group in answer.groups),
+            "targets": sum(map(bool, answer.groups)) if answer.targets is None else answer.targets,
             "seeds": len(scope.seeds),
             "values": sum(map(len, answer.groups)),
         },
@@ -107,9 +108,11 @@ def words(study: Study, judgement: Judgement, failed: int) -> str:
     protocol, estimate = study.protocol, judgement.estimate
     if estimate is None:
         return f"{protocol.finding} cannot be told: no run had a value to measure."
-    figure = f"{number(estimate.mean)} [{number(estimate.low)}, {number(estimate.high)}]"
+    figure = _interval(estimate)
     sign = "at least" if protocol.larger else "at most"
     asked = f"{protocol.measure}: {figure}, asked for {sign} {number(protocol.threshold)}"
+    if judgement.difference is not None:
+        asked += f"; minus that of rl: {_interval(judgement.difference)}, asked for more than 0"
     if failed:
         return f"{protocol.finding} cannot be told, {failed} cell(s) failed. {asked}."
     return f"{protocol.finding} {judgement.verdict}. {asked}."
@@ -163,6 +166,10 @@ def overview(told: Sequence[Told], facts: Mapping[str, str]) -> Page:
 def scope_line(scope: Scope) -> str:
     """What will be run on, for standard error."""
     return f"{len(scope.seeds)} seed(s) of {'; '.join(map(name_of, scope.targets))}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{number(estimate.mean)} [{number(estimate.low)}, {number(estimate.high)}]"
 
 
 def _ours(estimate: Estimate | None) -> dict[str, float | None]:

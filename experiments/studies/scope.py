@@ -5,11 +5,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from experiments.check import check
-from experiments.studies.cells import Cell, Stages, kept_by_the_grid, settings
+from experiments.studies.cells import Cell, Stages, claimed, kept_by_the_grid
 from fst_agents.config import Arm, RunConfig, TrackConfig
 from fst_agents.errors import ConfigError
 from programs.micro.phrasebook import equivalent
@@ -60,25 +62,22 @@ def read_targets(file: Path = TARGETS) -> Fixed:
 def take_targets(
     accuracy: Mapping[str, float], development: Sequence[Target], count: int
 ) -> list[Target]:
-    """The middles of ``count`` equal parts of the held-out pairs in order of their accuracy.
+    """The middles of ``count`` equal parts of the held-out rules in order of their accuracy.
 
-    Two orders of operations can be one function of the digits, and with equal seeds one task to
-    the bit: of these the first is taken, and in place of another the next pair in order.
+    A rule is a function of the digits. Of the pairs of operations that are the same function, the
+    one whose instruction the policy follows best stands for it: an optimizer may find any.
 
     Args:
         accuracy: under the right instruction, by pair (``"reverse > double"``).
-        development: pairs to leave out.
+        development: pairs to leave out, in whichever order.
     """
-    left = [pair for pair in accuracy if tuple(pair.split(" > ")) not in set(development)]
-    order = [
-        tuple(pair.split(" > ")) for pair in sorted(left, key=lambda pair: (accuracy[pair], pair))
-    ]
-    taken: list[Target] = []
-    for part in range(count):
-        known = [*taken, *development]
-        after = order[(2 * part + 1) * len(order) // (2 * count) :]
-        taken.append(next(pair for pair in after if not any(equivalent(pair, k) for k in known)))
-    return taken
+    rules: list[Target] = []
+    for name in sorted(accuracy, key=lambda name: (-accuracy[name], name)):
+        pair = tuple(name.split(" > "))
+        if not any(equivalent(pair, known) for known in (*development, *rules)):
+            rules.append(pair)
+    rules.reverse()
+    return [rules[(2 * part + 1) * len(rules) // (2 * count)] for part in range(count)]
 
 
 @dataclass(frozen=True)
@@ -128,17 +127,31 @@ class Scope:
     @property
     def claim(self) -> dict[str, Any]:
         """What a results folder of this scope is for; more targets or seeds go into the same."""
-        return {"study": True, **settings(self.base)}
+        return {"study": True, **claimed(self.base)}
 
     @property
     def units(self) -> list[tuple[Target, int]]:
         """Every target with every seed."""
         return [(target, seed) for target in self.targets for seed in self.seeds]
 
-    def following(self, target: Target, places: int = 1) -> Target:
-        """The target some places further in the list of this scope, which is a ring."""
-        at = self.targets.index(target) + places
-        return self.targets[at % len(self.targets)]
+    def second(self, target: Target) -> Target:
+        """The target that is learnt after this one, where two are."""
+        return self.targets[_seconds(self.targets)[self.targets.index(target)]]
+
+
+@cache
+def _seconds(targets: tuple[Target, ...]) -> tuple[int, ...]:
+    """Whom each target is followed by: every one follows one other, and where that can be had none
+    shares an operation with the one before. The first such order; else the list as a ring."""
+
+    def strange(one: Target, other: Target) -> bool:
+        return not set(one) & set(other)
+
+    places = range(len(targets))
+    for order in permutations(places):
+        if all(strange(targets[at], targets[to]) for at, to in zip(places, order, strict=True)):
+            return order
+    return tuple((at + 1) % len(targets) for at in places)
 
 
 def name_of(target: Target) -> str:

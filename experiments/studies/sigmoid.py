@@ -22,13 +22,15 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Sigmoid:
-    """A fitted curve. ``error`` is the root of the mean squared residual."""
+    """A fitted curve. ``error`` is the root of the mean squared residual; ``rising`` says that the
+    middle was found at the end of what was spent, so that half of the rise was never seen."""
 
     start: float
     asymptote: float
     middle: float
     steepness: float
     error: float
+    rising: bool = False
 
     def at(self, spent: float) -> float:
         """The curve's value after ``spent`` rollouts, more than 0."""
@@ -60,7 +62,10 @@ def fit(
         spans = _around(best[1], spans[0], middle), _around(best[2], spans[1], steepness)
     squares, log_middle, log_steepness, start, asymptote = best
     root = float(np.sqrt(max(0.0, squares) / len(x)))
-    return Sigmoid(start, asymptote, float(np.exp(log_middle)), float(np.exp(log_steepness)), root)
+    rising = bool(log_middle >= middle[1] - 1e-9)
+    return Sigmoid(
+        start, asymptote, float(np.exp(log_middle)), float(np.exp(log_steepness)), root, rising
+    )
 
 
 Span = tuple[float, float]

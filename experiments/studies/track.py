@@ -46,7 +46,9 @@ def _child(out: Path, record: Record, parent: str, track: TrackConfig) -> None:
     facts = {"arm": record.arm, "seed": record.seed, "target": record.result.get("target")}
     child = _start(out, record.label, facts, tags, track, record.key)
     for step, point in enumerate(record.curve, start=1):
-        values = {"slow/reward": point.reward, "slow/exact": point.exact, "slow/kl": point.kl}
+        values = {"slow/reward": point.reward, "slow/exact": point.exact}
+        if point.kl is not None:
+            values["slow/drift"] = point.kl
         child.log_metrics(values, step=step, rollouts=point.rollouts)
     child.log_metrics(_final(record), step=len(record.curve))
     child.commit()

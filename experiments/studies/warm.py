@@ -10,6 +10,7 @@ import os
 from importlib import import_module
 
 from experiments.command import quiet_libraries
+from experiments.studies.provenance import commit
 
 ROOMS = (
     "experiments.train",
@@ -27,5 +28,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 quiet_libraries()
 for room in ROOMS:
     import_module(room)
+commit()  # of this code; the checkout may have moved on when a cell begins
 gc.collect()
 gc.freeze()  # a cell's collector need not look at the libraries, nor copy their memory

@@ -184,19 +184,19 @@ def build(options: PipelineOptions, seed: int) -> Task:
         metric=metric,
         eval_metric=exact,
         enough=ENOUGH,
-        skills=skills(),
+        skills=skills(seed),
         reflect=OfflineReflector(seed=seed),
     )
 
 
-def skills(size: int = 32) -> list[Skill]:
+def skills(seed: int, size: int = 32) -> list[Skill]:
     """What should not be forgotten: every operation in both places, each by its right words."""
     found: list[Skill] = []
     for place, first in enumerate(OPERATIONS):
         second = OPERATIONS[(place + 3) % len(OPERATIONS)]
         rule = PipelineRule((first,), (second,))
         words = {FIRST: phrasebook.phrase((first,)), SECOND: phrasebook.phrase((second,))}
-        rng = Random(f"pipeline-skills/{first}")
+        rng = Random(f"pipeline-skills/{seed}/{first}")
         split = f"skill-{first}-{second}"
         examples = [rule.example(digits, split) for digits in distinct_lists(size, rng)]
         found.append(Skill(f"{first}, {second}", Candidate(words), problems(examples)))

@@ -156,19 +156,20 @@ def example(digits: Sequence[int], ops: Sequence[str], split: str) -> dspy.Examp
 
 
 def other_skills(
-    target: Sequence[str], size: int = 32, seed: int = 0
+    target: Sequence[str], seed: int, size: int = 32
 ) -> list[tuple[str, list[dspy.Example]]]:
     """Return what a policy should not forget: every operation, with its right instruction.
 
     Args:
-        target: The rule being learned; its digits are never reused, its operations stay in.
+        target: The rule being learned; its operations stay in.
+        seed: Decides the digits, together with the rule: what one run measures by luck before it
+            learns, no other shares.
         size: Examples per operation.
-        seed: Decides the digits.
     """
     phrasebook.check(target)
     skills: list[tuple[str, list[dspy.Example]]] = []
     for op in OPERATIONS:
-        rng = Random(f"skills/{seed}/{op}")
+        rng = Random(f"skills/{seed}/{'/'.join(target)}/{op}")
         examples = [example(d, (op,), f"skill-{op}") for d in distinct_lists(size, rng)]
         skills.append((phrasebook.phrase((op,)), examples))
     return skills
@@ -226,7 +227,7 @@ def build(options: DigitsOptions, seed: int) -> Task:
         enough=ENOUGH,
         skills=[
             Skill(instruction, Candidate({"solve": instruction}), problems(examples))
-            for instruction, examples in other_skills(options.target)
+            for instruction, examples in other_skills(options.target, seed)
         ],
         reflect=OfflineReflector(seed=seed),
     )

@@ -113,7 +113,7 @@ def test_feedback_never_names_an_operation(pair: Any, digits: str, answer: str) 
 
 
 def test_other_skills_are_the_ten_operations_with_fresh_examples() -> None:
-    skills = other_skills(TASK.target, size=5)
+    skills = other_skills(TASK.target, seed=0, size=5)
     assert [phrasebook.parse(instruction) for instruction, _ in skills] == [
         (op,) for op in OPERATIONS
     ]
@@ -122,6 +122,15 @@ def test_other_skills_are_the_ten_operations_with_fresh_examples() -> None:
         for e in examples:
             wanted = phrasebook.apply((op,), tuple(map(int, e.digits)))
             assert e.answer == "".join(map(str, wanted))
+
+
+def test_every_run_asks_other_skills_by_its_own_examples() -> None:
+    asked = [
+        tuple(e.digits for _, examples in other_skills(target, seed, size=5) for e in examples)
+        for target in (("reverse", "double"), ("double", "reverse"))
+        for seed in (0, 1)
+    ]
+    assert len(set(asked)) == 4
 
 
 def test_a_rule_of_one_operation_is_allowed() -> None:

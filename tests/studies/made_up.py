@@ -12,6 +12,7 @@ from experiments.studies.cells import FINAL, Cell, Record
 from experiments.studies.curves import Point
 from experiments.studies.scope import Changes, Scope, make_scope
 from fst_agents.errors import ServingError
+from optimizers.plan import batches_of
 
 QUICK = ("track.enabled=false",)
 
@@ -69,11 +70,11 @@ def record(cell: Cell, arm: Arm) -> Record:
     config = cell.config
     cycles = config.budget.cycles
     shares = [min(1.0, (k + 1) / arm.cycles) * arm.top for k in range(cycles)]
-    steps = config.slow.steps_per_cycle
+    steps = batches_of(config, cycles)
+    at = (shares[step * cycles // steps] for step in range(steps))
     curve = [
-        Point(STEP * k + STEP * (s + 1) // steps, share, share, arm.kl * share)
-        for k, share in enumerate(shares)
-        for s in range(steps)
+        Point(STEP * cycles * step // steps, share, share, arm.kl * share)
+        for step, share in enumerate(at, start=1)
     ]
     others: dict[str, dict[str, float]] = {
         "rl": {},
@@ -92,7 +93,7 @@ def record(cell: Cell, arm: Arm) -> Record:
         "kl": arm.kl,
         "retention": {"base": 0.98, "final": 0.98 - arm.lost},
         "rollouts": {"fast": 100, "slow": STEP * cycles - 100, "eval": 10},
-        "steps": steps * cycles,
+        "steps": steps,
         "seconds": 60.0,
         "seconds_total": 70.0,
         "stopped": "done",

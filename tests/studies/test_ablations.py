@@ -17,7 +17,7 @@ from made_up import QUICK, Arm, record
 from experiments.studies.ablate import ablate
 from experiments.studies.ablation_table import (
     MEASURES,
-    best_peak,
+    best,
     differences_of,
     favoured,
     summary_of,
@@ -287,7 +287,7 @@ def rows_of(**areas: tuple[float, float, float]) -> list[dict[str, Any]]:
             "variant": name,
             "failed": 0,
             "pairs": 6,
-            "peak": {"estimate": 0.5},
+            "area": {"estimate": 0.5},
             "difference": None if found is None else difference,
         }
 
@@ -312,8 +312,8 @@ def test_the_rule_that_was_fixed_beforehand(
     assert favoured(rows) == winner
     assert favoured([{**r, "failed": 1} for r in rows]) is None
     assert favoured([{**r, "pairs": 5} for r in rows]) is None
-    assert best_peak(rows) == "default"  # the first of equals
-    assert best_peak([{**r, "failed": 1} for r in rows]) is None
+    assert best(rows) == "default"  # the first of equals
+    assert best([{**r, "failed": 1} for r in rows]) is None
 
 
 def test_words_name_the_default_and_the_winner(scope: Scope, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_four_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: P
     )
     assert [r["study"] for r in told["studies"]] == ["rate", "schedule", "population", "acceptance"]
     units = len(scope.units)
-    assert len(made.ran) == len(set(made.ran)) == units * (1 + 3 + 1 + 3 + 2)
+    assert len(made.ran) == len(set(made.ran)) == units * (1 + 4 + 1 + 3 + 2)
     for name in ("rate", "schedule", "population", "acceptance"):
         kept = json.loads((out / name / "result.json").read_text("utf-8"))
         assert kept["study"] == name

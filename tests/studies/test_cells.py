@@ -16,7 +16,7 @@ from made_up import TINY, quick_scope
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from experiments.studies.cell import run, stage_batches, staged_stream, staged_task
+from experiments.studies.cell import run, staged_stream, staged_task
 from experiments.studies.cell_runs import CellFailed
 from experiments.studies.cells import Cell, Record, Stages
 from experiments.studies.grid import CellStopped, run_grid
@@ -31,6 +31,7 @@ from fst_agents.run_dir import RunDir
 from fst_agents.stream import ProblemStream, StagedStream
 from fst_agents.types import Policy, Problem
 from optimizers.merge import merged_policy
+from optimizers.plan import batches_of
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +271,7 @@ def test_a_staged_stream_goes_from_part_to_part_and_stays_in_the_last() -> None:
 def test_stages_are_equally_long_in_rollouts(scope: Scope) -> None:
     """One cycle: 864 + 6 × 128 = 1632 rollouts, 6 batches for fst and 12.75 RL steps for rl."""
     fst, rl = (scope.cell(arm, scope.targets[0], 0).config for arm in ("fst", "rl"))
-    assert (stage_batches(fst, 4), stage_batches(rl, 4)) == (24, 51)
+    assert (batches_of(fst, 4), batches_of(rl, 4)) == (24, 51)
 
 
 def test_the_stages_of_a_task_share_no_problem(scope: Scope) -> None:

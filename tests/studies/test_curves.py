@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.studies.continual import committed, stage_peaks
+from experiments.studies.continual import by_stage, stage_peaks
 from experiments.studies.curves import (
     Point,
-    between,
     fewer_steps,
     kl_ratio,
+    measured,
     peak,
     reaching,
     smooth,
@@ -30,6 +30,13 @@ def test_smoothing_stands_at_the_end_of_its_window() -> None:
     found = smooth(made(0.0, 0.2, 0.4), 2)
     assert [(p.rollouts, p.exact) for p in found] == [(200, 0.1), (300, pytest.approx(0.3))]
     assert found[0].kl == pytest.approx(0.15)
+
+
+def test_the_kl_of_a_window_is_that_of_the_steps_that_measured_it() -> None:
+    curve = [Point(1, 0.0, 0.0, None), Point(2, 0.0, 0.0, 0.3), Point(3, 0.0, 0.0, None)]
+    assert [p.kl for p in smooth(curve, 2)] == [0.3, 0.3]
+    assert [p.kl for p in smooth(curve, 1)] == [None, 0.3, None]
+    assert [p.rollouts for p in measured(smooth(curve, 1))] == [2]
 
 
 def test_a_curve_shorter_than_its_window_is_one_point() -> None:
@@ -95,14 +102,6 @@ def test_reaching_and_between() -> None:
     curve = made(0.1, 0.2, 0.3)
     assert reaching(curve, 0.15) == curve[1]
     assert reaching(curve, 0.31) is None
-    assert between(curve, 100, 200) == (curve[1],)
-
-
-def test_the_peak_of_a_stage_does_not_see_the_stage_before() -> None:
-    """Two points a stage; a window of two over the switch would see (0.9 + 0.1) / 2."""
-    curve = tuple(made(0.7, 0.9, 0.1, 0.3, 0.0, 0.5))
-    assert stage_peaks(curve, 200, 2) == [pytest.approx(v) for v in (0.8, 0.2, 0.25)]
-    assert stage_peaks(curve[:2], 200, 2) == [pytest.approx(0.8), 0.0, 0.0]
 
 
 SMALL = parse(
@@ -114,16 +113,31 @@ SMALL = parse(
 """A cycle commits 40 + 2 · 30 rollouts."""
 
 
+def test_the_peak_of_a_stage_does_not_see_the_stage_before() -> None:
+    """Two points a stage; a window of two over the switch would see (0.9 + 0.1) / 2."""
+    curve = tuple(made(0.7, 0.9, 0.1, 0.3, 0.0, 0.5))
+    assert stage_peaks(curve, SMALL, 1) == [pytest.approx(v) for v in (0.8, 0.2, 0.25)]
+    assert stage_peaks(curve[:2], SMALL, 1) == [pytest.approx(0.8), 0.0, 0.0]
+
+
+def test_the_stages_of_rl_change_where_its_problems_do() -> None:
+    """A cycle of 100 rollouts pays three RL steps of 30: by rollouts the fourth would still be the
+    first stage's."""
+    rl = SMALL.model_copy(update={"arm": "rl"})
+    curve = tuple(made(*([0.5] * 10), every=30))
+    assert [len(part) for part in by_stage(curve, rl, 1)] == [3, 3, 4]
+
+
 def test_what_a_fast_phase_leaves_unspent_moves_no_stage() -> None:
-    """One cycle a stage; the fast phases spend 10 each. As they were spent, the third step stood at
-    110, but the fifth, of the third stage, at 180: in the second."""
+    """One cycle a stage; the fast phases spend 10 each, so that by rollouts the fifth step, of the
+    third stage, stood at 180: in the second."""
     spent = (40, 70, 110, 140, 180, 210)
-    shares = (0.1, 0.2, 0.3, 0.4, 0.9, 1.0)
-    curve = tuple(Point(at, 0.0, e, 0.0) for at, e in zip(spent, shares, strict=True))
-    assert [p.rollouts for p in committed(curve, SMALL)] == [41, 71, 141, 171, 241, 271]
-    assert stage_peaks(committed(curve, SMALL), 100, 1) == [0.2, 0.4, 1.0]
-    assert stage_peaks(curve, 100, 1) == [0.2, 0.9, 1.0]
-    assert committed(curve, SMALL.model_copy(update={"arm": "rl"})) == curve
+    curve = tuple(Point(at, 0.0, 0.0, 0.0) for at in spent)
+    assert [[p.rollouts for p in part] for part in by_stage(curve, SMALL, 1)] == [
+        [40, 70],
+        [110, 140],
+        [180, 210],
+    ]
 
 
 def test_stages_of_an_adaptive_run_count_the_fast_phases_that_ran() -> None:
@@ -132,9 +146,8 @@ def test_stages_of_an_adaptive_run_count_the_fast_phases_that_ran() -> None:
     fast = SMALL.fast.model_copy(update={"schedule": "adaptive"})
     spent = (40, 70, 100, 130, 180, 210)
     curve = tuple(Point(at, 0.0, 0.1 * n, 0.0) for n, at in enumerate(spent))
-    found = committed(curve, SMALL.model_copy(update={"fast": fast}))
-    assert [p.rollouts for p in found] == [41, 71, 101, 131, 201, 231]
-    assert stage_peaks(found, 100, 1) == [pytest.approx(v) for v in (0.1, 0.3, 0.5)]
+    parts = by_stage(curve, SMALL.model_copy(update={"fast": fast}), 1)
+    assert [[p.rollouts for p in part] for part in parts] == [[40, 70], [100, 130], [180, 210]]
 
 
 def test_a_run_that_has_ended_stays_where_it_was() -> None:
