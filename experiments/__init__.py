@@ -1,0 +1,1 @@
+"""The composition root: the ``fst`` command, checks, reports, studies, benchmarks, run files."""

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.check import check
-from experiments.studies.cells import FINAL, Cell, Record, kept_by_the_grid
+from experiments.studies.cells import FINAL, Cell, Record, claimed, kept_by_the_grid
 from experiments.studies.comparison_page import comparison_page
 from experiments.studies.curves import smooth
 from experiments.studies.grid import Records

@@ -55,9 +55,15 @@ def evaluate_task(
         ConfigError: the task or an option of it does not exist, or LiteLLM does not know ``lm``.
         ServingError: the model could not be asked.
     """
-    config = resolved(parse(data, overrides))
+    asked = parse(data, overrides)
+    config = resolved(asked)
     task = build_task(config)
-    runs = _on_policy(task, config, console) if lm is None else _on_lm(task, config, lm)
+    if lm is None:
+        runs = _on_policy(task, config, console)
+    else:
+        limited = "max_tokens" in asked.sampling.model_fields_set
+        limit = {"max_tokens": config.sampling.max_tokens} if limited else {}
+        runs = _on_lm(task, config, lm, limit)
     return _summary(config, lm, runs)
 
 
@@ -91,7 +97,7 @@ def _on_policy(task: Task, config: RunConfig, console: Console) -> list[_Run]:
     return [_Run(r.problem_id, r.feedback, r.outcome) for r in rollouts]
 
 
-def _on_lm(task: Task, config: RunConfig, name: str) -> list[_Run]:
+def _on_lm(task: Task, config: RunConfig, name: str, limit: Mapping[str, int]) -> list[_Run]:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
     from litellm.exceptions import BadRequestError
@@ -104,11 +110,7 @@ def _on_lm(task: Task, config: RunConfig, name: str) -> list[_Run]:
             f"--lm: {name!r} is not a LiteLLM model name; expected '<provider>/<model>', for "
             "example 'openai/gpt-5-mini'; a policy of this machine is --model"
         ) from error
-    settings: dict[str, Any] = {
-        "cache": False,
-        "temperature": config.eval.temperature,
-        "max_tokens": config.sampling.max_tokens,
-    }
+    settings: dict[str, Any] = {"cache": False, "temperature": config.eval.temperature, **limit}
     try:
         model = dspy.LM(name, **{**settings, **args})
     except Exception as error:  # DSPy raises what its clients do

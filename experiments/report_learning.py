@@ -35,7 +35,7 @@ def charts(lines: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, An
         Series("slow step: mean reward", curve(lines, "slow/reward"), "c1", "both"),
         Series("fast phase: best instruction", curve(lines, "fast/best_mean"), "c2", "dots"),
     )
-    kl = (Series("KL to the base model", curve(lines, "slow/kl"), "c3", "both"),)
+    kl = (Series("KL to the base model", curve(lines, "slow/drift"), "c3", "both"),)
     shown = (
         ("Learning curve", "Reward of the training rollouts as they are spent.", learning, True),
         (
@@ -44,7 +44,12 @@ def charts(lines: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, An
             by_candidate(lines, records),
             True,
         ),
-        ("Distance from the base model", "KL divergence per token, in nats.", kl, False),
+        (
+            "Distance from the base model",
+            "KL per token of the last batch of every cycle, in nats.",
+            kl,
+            False,
+        ),
     )
     return [
         Chart(title, about, Markup(svg), _legend(series))

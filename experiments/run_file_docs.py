@@ -19,7 +19,8 @@ Schema = Mapping[str, Any]
 HEAD = """\
 # The run file
 
-<!-- Rendered from fst_agents/config.py by `python -m experiments.run_file_docs`; edit it there. -->
+<!-- Rendered from fst_agents/config.py and the options of the tasks by
+`python -m experiments.run_file_docs`; edit it there. -->
 
 A run is described by one TOML file. Every key has a default that works, so the smallest file says
 what to learn and how:
@@ -42,16 +43,21 @@ target = ["decrement", "swap_ends"]
   and `fixed.*.args` under a key that looks like a secret, such options in `serve.extra_args` and
   passwords in URLs are blotted out there.
 
-Three rules hold between keys:
+Rules between keys:
 
 - `fast.population` (K) divides `slow.group_size` (G).
 - Unless `arm = "rl"`, `fast.rollouts` pays for K members and one proposal on the anchor set, which
   has `slow.steps_per_cycle · slow.batch_size` problems.
 - `slow.batch_size` is at most the number of training problems.
+- `budget` pays for one cycle (for one RL step, if `arm = "rl"`), beside what `[distill]` takes.
+- `distill.steps` is 0 or absent if `arm = "rl"`, and at least 1 if `arm = "distill"`.
+- Of `task.score_range` the first number is the smaller one.
 
 The defaults follow the paper (arXiv 2605.12484) where it speaks, and are sized for the embedded
-micro policy otherwise: a larger model wants at least its own `sampling.max_tokens` and
-`slow.learning_rate`. Ready-made files are in [experiments/runs](../experiments/runs).
+micro policy otherwise: a larger model wants its own `policy.dtype`, `sampling.max_tokens`,
+`sampling.timeout`, `serve.context_length`, `slow.learning_rate` and `slow.tokens_per_micro_batch`,
+as in [qwen3-8b.toml](../experiments/runs/qwen3-8b.toml). Ready-made files are in
+[experiments/runs](../experiments/runs).
 """
 
 
@@ -110,7 +116,7 @@ def _type(field: Schema) -> str:
     if field["type"] == "array":
         return f"list of {_type(field['items'])}s"
     bounds = ((">", "exclusiveMinimum"), ("≥", "minimum"), ("≤", "maximum"))
-    limits = [f"{sign} {field[key]:g}" for sign, key in bounds if key in field]
+    limits = [f"{sign} {field[key]:.10g}" for sign, key in bounds if key in field]
     return " ".join([_NAMES[field["type"]], ", ".join(limits)]).strip()
 
 
@@ -129,7 +135,7 @@ def _default(value: Any) -> str:
 
 def _heading(name: str, description: str) -> str:
     """The first sentence of a section's docstring heads it; what follows is its paragraph."""
-    meaning, _, more = description.partition(": ")[2].partition(". ")
+    meaning, _, more = " ".join(description.split()).partition(": ")[2].partition(". ")
     return "\n\n".join([f"## `[{name}]`: {meaning.removesuffix('.')}", *([more] if more else [])])
 
 

@@ -84,8 +84,8 @@ def resolved(config: RunConfig) -> RunConfig:
     budget, policy, sampling = config.budget, config.policy, config.sampling
     if budget.enough is None:
         budget = budget.model_copy(update={"enough": built.enough})
-    if policy.threads is None:
-        policy = policy.model_copy(update={"threads": threads})
+    threads = threads if policy.threads is None else policy.threads
+    policy = policy.model_copy(update={"model": policy.model, "threads": threads})
     if config.policy.model != MICRO and "max_tokens" not in sampling.model_fields_set:
         sampling = sampling.model_copy(update={"max_tokens": MAX_TOKENS})
     sections = {

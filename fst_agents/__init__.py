@@ -1,4 +1,5 @@
-"""Fast-slow training for DSPy programs: instructions evolve, weights follow (arXiv 2605.12484).
+"""What all parts of fast-slow training share (arXiv 2605.12484): nouns, configuration, rollouts
+with exact tokens, serving, tracking, run directory. The optimizers are in ``optimizers``.
 
 Importing this stays light: no torch, trl, vllm, gepa or mlflow.
 """

@@ -218,10 +218,12 @@ class FastConfig(Section):
     reflection_lm: str = Field(
         default="offline",
         min_length=1,
-        description="'offline' (digits only) or any LiteLLM model name.",
+        description="'offline' (the digits tasks only) or any LiteLLM model name.",
     )
     reflection_args: dict[str, Any] = Field(
-        default_factory=dict[str, Any], description="Further arguments of that model (api_base, …)."
+        default_factory=dict[str, Any],
+        description="Further arguments of that model (api_base, …); by default temperature 1.0, "
+        "max_tokens 4096, timeout 120 and num_retries 2.",
     )
     acceptance: Acceptance = Field(
         default="strict_improvement",
@@ -288,7 +290,9 @@ class SlowConfig(Section):
         default=4.0, gt=0, le=MANY, description="τ, upper bound of the importance ratio."
     )
     weighting: Literal["problem", "rollout", "call"] = Field(
-        default="problem", description="What averages together: a problem's tokens (the paper), …"
+        default="problem",
+        description="What weighs alike: each problem, its tokens equal (the paper), each rollout "
+        "of a problem, or each call.",
     )
     train: Predictors = Field(
         default="*", description="Predictors whose calls are trained on: '*' or a list of names."
@@ -339,7 +343,9 @@ class BudgetConfig(Section):
 class EvalConfig(Section):
     """``[eval]``: the 2×2 at the end."""
 
-    samples: int = Field(default=4, ge=1, le=MANY, description="n of mean@n.")
+    samples: int = Field(
+        default=4, ge=1, le=MANY, description="Rollouts of every validation problem in each cell."
+    )
     temperature: float = Field(
         default=1.0, ge=0, le=100, description="Sampling temperature of evaluation."
     )
@@ -367,7 +373,8 @@ class TrackConfig(Section):
     enabled: bool = Field(default=True, description="False leaves only the run directory.")
     uri: str | None = Field(
         default=None,
-        description="Tracking URI; default: MLFLOW_TRACKING_URI, else SQLite in runs/.",
+        description="Tracking URI; default: MLFLOW_TRACKING_URI, else SQLite beside the run "
+        "directory.",
     )
     experiment: str = Field(default="fst", min_length=1, description="Experiment name.")
 
@@ -383,7 +390,8 @@ class RunConfig(Section):
         description="Seed of data order, sampling and initialisation.",
     )
     run_dir: Path | None = Field(
-        default=None, description="Where the run writes; default runs/<name>."
+        default=None,
+        description="Where the run writes; default runs/<UTC time>-<arm>-<task>-seed<N>.",
     )
     task: TaskConfig = TaskConfig()
     fixed: dict[str, FixedModel] = Field(

@@ -1,4 +1,4 @@
-"""Zero or mask: what a finished run of a program counts as (docs/outcomes.md). Pure.
+"""Score or mask: what a finished run of a program counts as (docs/outcomes.md). Pure.
 
 A failure is attributed once, to the boundary it crossed: the policy's own fault, the program's, or
 the infrastructure's.

@@ -21,7 +21,7 @@ Scalar = float | int | str | bool
 
 
 class Outcome(StrEnum):
-    """How a rollout ended. Decides *zero or mask* (DESIGN §6)."""
+    """How a rollout ended: decides whether it scores or is masked (docs/outcomes.md)."""
 
     OK = "ok"
     PARSE_FAILURE = "parse_failure"
@@ -313,7 +313,6 @@ class Spend:
 
     fast_rollouts: int = 0
     slow_rollouts: int = 0
-    eval_rollouts: int = 0
     tokens: int = 0
     reflection_calls: int = 0
     gradient_steps: int = 0

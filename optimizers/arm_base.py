@@ -102,6 +102,9 @@ class ArmBase(Teleprompter):
         given = RunConfig() if config is None else config
         if resume is not None and config is None:
             given = RunDir.open(resume).config()
+        if "model" not in given.policy.model_fields_set:  # commands on the run read it there
+            named = given.policy.model_copy(update={"model": self.policy.model})
+            given = given.model_copy(update={"policy": named})
         self.config = given.model_copy(update={"arm": self.arm})
         self.adapter = adapter
         self.eval_metric = metric if eval_metric is None else eval_metric
@@ -345,11 +348,12 @@ class ArmBase(Teleprompter):
     ) -> FastOptimizer:
         from optimizers.fast_gepa import GepaFast
 
-        names = self.config.fast.evolve
+        names, scores = self.config.fast.evolve, self.config.task.score_range
         return GepaFast(
             self.config.fast,
             reflection,
             self.config.seed,
+            perfect_score=1.0 if scores is None else scores[1],
             components=runner.learning if names == "*" else names,
             proven=resumed is not None and resumed.state.spend.reflection_calls > 0,
         )

@@ -46,7 +46,7 @@ def build_reflection(
         return LiteLlmReflection(name, {} if args is None else args)
     if offline is None:
         raise ConfigError(
-            "fast.reflection_lm: 'offline' only knows the tasks that are shipped; name a LiteLLM "
+            "fast.reflection_lm: 'offline' knows the digits tasks only; name a LiteLLM "
             "model, for example 'openai/gpt-5-mini', or pass reflection_lm= in Python"
         )
     if args:

@@ -49,7 +49,7 @@ FREE = (
 kept, secrets and the time there is."""
 
 _FREE = re.compile(
-    r"(serve|track|checkpoint|fast\.reflection_args|fixed\.[^.]+\.args)(\.|$)|budget\.seconds$"
+    r"(serve|track|checkpoint|fast\.reflection_args|fixed\..+?\.args)(\.|$)|budget\.seconds$"
     r"|slow\.tokens_per_micro_batch$|run_dir$"
 )
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

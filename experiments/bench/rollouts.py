@@ -44,7 +44,7 @@ INSTRUCTIONS = (
 
 def run_vllm(pairs: int) -> dict[str, Any]:
     """Rollouts per second on a vLLM server of our own against a bare client."""
-    return _run("rollouts-vllm", "vllm", pairs)
+    return _run("rollouts", "vllm", pairs)
 
 
 def run_local(pairs: int) -> dict[str, Any]:

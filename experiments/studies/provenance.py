@@ -46,6 +46,7 @@ STAMPS = "commits.txt"
 
 def stamp(folder: Path) -> None:
     """Note in a cell's folder which code runs it now."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / STAMPS).open("a", encoding="utf-8") as file:
         file.write(f"{commit() or 'none'}\n")
 

@@ -27,7 +27,7 @@ class UnknownTask(ValueError):
         super().__init__(
             f"{problem}; expected GEPA's reflection prompt with examples of a digits task, which "
             "is all that the offline reflector knows; for your own task name a reflection LM: "
-            '[fast] reflection_lm = "openai/gpt-4.1-mini"'
+            '[fast] reflection_lm = "openai/gpt-5-mini"'
         )
 
 

@@ -105,11 +105,11 @@ def make_run(path: Path, *, finished: bool = True) -> RunDir:
             grown = {c.id: min(0.99, SKILL[c.id] + step / 50 + rng.gauss(0, 0.02)) for c in members}
             slow = {f"slow/candidate/{name}/reward": value for name, value in grown.items()}
             slow |= {"slow/predictor/solve/trained_calls": 40.0}
-            slow |= {"slow/reward": sum(grown.values()) / len(grown), "slow/kl": 0.02 * step}
+            slow |= {"slow/reward": sum(grown.values()) / len(grown), "slow/drift": 0.02 * step}
             run.add_metrics(step, "slow", slow, rollouts=rollouts, seconds=seconds)
             batch = [rollout(rng, step, c, grown[c.id]) for c in members for _ in range(16)]
             run.add_rollouts(step, batch)
-    spend = Spend(1920, 3072, 512, 412_345, 44, 24, seconds)
+    spend = Spend(1920, 3072, 412_345, 44, 24, seconds)
     run.write_state(RunState(3, step, phi, Policy("micro", version=24), spend, 384))
     run.add_metrics(step, "eval", {"eval/score": 0.97}, rollouts=rollouts + 512, seconds=60.5)
     if finished:
