@@ -35,10 +35,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     rows: dict[int, tuple[str, str, Seen]] = {}
     for kind in ("passed", "failed", "skipped"):
         for report in terminalreporter.getreports(kind):
-            for key, (number, name, where, seen) in getattr(report, "user_properties", ()):
+            for key, (number, name, where, told) in getattr(report, "user_properties", ()):
                 if key == FAULT and report.when == "call":
                     words = "NOT AS PROMISED" if report.failed else "not injected here"
-                    rows[number] = (name, where, seen or Seen(words, "?" * report.failed))
+                    seen = Seen(*told) if told else Seen(words, "?" * report.failed)
+                    rows[number] = (name, where, seen)
     if not rows:
         return
     table = Table("fault", "where injected", "what happened", "what was lost", box=box.SIMPLE)
