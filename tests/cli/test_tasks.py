@@ -64,7 +64,7 @@ def test_the_seed_program_runs_on_any_litellm_model(tmp_path: Path, endpoint: Ch
     bodies = [asked.body for asked in endpoint.requests]
     assert len(bodies) == 4 * 3  # three predictors
     limits = {body.get("max_tokens", body.get("max_completion_tokens")) for body in bodies}
-    assert limits == {1024}
+    assert limits == {None}  # none was asked for: how long answers may be is the model's affair
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_offline_is_the_callable_handed_in() -> None:
         return prompt
 
     assert build_reflection("offline", offline=offline) is offline
-    with pytest.raises(ConfigError, match="only knows the tasks that are shipped"):
+    with pytest.raises(ConfigError, match="knows the digits tasks only"):
         build_reflection("offline")
     with pytest.raises(ConfigError, match=r"got \['api_base'\], but the offline reflector"):
         build_reflection("offline", {"api_base": "x"}, offline)

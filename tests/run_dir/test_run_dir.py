@@ -57,7 +57,7 @@ populations = st.builds(
     st.none() | versions,
 )
 policies = st.builds(Policy, texts, st.none() | st.just(Path("a/b")), st.none(), versions)
-spends = st.builds(Spend, *[versions] * 6, st.floats(0, 1e9))
+spends = st.builds(Spend, *[versions] * 5, st.floats(0, 1e9))
 states = st.builds(
     RunState, versions, versions, populations, policies, spends, versions, st.none() | texts
 )
