@@ -1,4 +1,4 @@
-"""``fst study rate | schedule | population | acceptance | baseline``: settings side by side."""
+"""``fst study rate | schedule | population | acceptance | penalty | baseline``: settings side by side."""
 
 from __future__ import annotations
 

@@ -24,6 +24,9 @@ RATES = (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 
 POPULATIONS = (1, 2, 4, 8)
 
+PENALTIES = (0.001, 0.02, 0.1, 0.3, 1.0)
+"""Of the KL to the base model, the paper's first."""
+
 
 @dataclass(frozen=True)
 class Ablation:
@@ -91,6 +94,10 @@ def _rate(value: object) -> str:
     return f"{value:g}"
 
 
+def _penalty(value: object) -> str:
+    return f"β = {value:g}"
+
+
 RATE: Final = Ablation(
     "rate",
     "the learning rate of the weights",
@@ -119,6 +126,13 @@ ACCEPTANCE: Final = Ablation(
     _of("fast", "acceptance", get_args(Acceptance), _words),
     _words(FastConfig().acceptance),
 )
+PENALTY: Final = Ablation(
+    "penalty",
+    "β, the weight of the KL to the base",
+    "Does a dearer drift keep other skills?",
+    _of("slow", "kl_coefficient", PENALTIES, _penalty),
+    _penalty(SlowConfig().kl_coefficient),
+)
 BASELINE: Final = Ablation(
     "baseline",
     "the seed instruction of the rl arm",
@@ -129,7 +143,7 @@ BASELINE: Final = Ablation(
 )
 
 ABLATIONS: Final[Mapping[str, Ablation]] = MappingProxyType(
-    {one.name: one for one in (RATE, SCHEDULE, POPULATION, ACCEPTANCE, BASELINE)}
+    {one.name: one for one in (RATE, SCHEDULE, POPULATION, ACCEPTANCE, PENALTY, BASELINE)}
 )
 """Name → ablation."""
 
@@ -140,5 +154,5 @@ TOGETHER = "ablations"
 def asked_for(name: str) -> list[Ablation]:
     """The ablations of that name, none where it is something else's."""
     if name == TOGETHER:
-        return [RATE, SCHEDULE, POPULATION, ACCEPTANCE]
+        return [RATE, SCHEDULE, POPULATION, ACCEPTANCE, PENALTY]
     return [ABLATIONS[name]] if name in ABLATIONS else []

@@ -28,6 +28,7 @@ from experiments.studies.ablations import (
     ABLATIONS,
     ACCEPTANCE,
     BASELINE,
+    PENALTY,
     POPULATION,
     RATE,
     SCHEDULE,
@@ -126,7 +127,7 @@ def test_the_baseline_s_instructions_give_nothing_away() -> None:
 
 def test_ablations_are_no_part_of_all_and_go_together() -> None:
     assert not {study.name for study in chosen(ALL)} & set(ABLATIONS)
-    assert asked_for("ablations") == [RATE, SCHEDULE, POPULATION, ACCEPTANCE]
+    assert asked_for("ablations") == [RATE, SCHEDULE, POPULATION, ACCEPTANCE, PENALTY]
     assert asked_for("baseline") == [BASELINE]
     assert asked_for("drift") == asked_for("all") == []
 
@@ -325,15 +326,16 @@ def test_words_name_the_default_and_the_winner(scope: Scope, tmp_path: Path) -> 
 # -- the folder ----------------------------------------------------------------------------------
 
 
-def test_four_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: Path) -> None:
+def test_all_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: Path) -> None:
     out, made = tmp_path / "out", MadeUp()
     told = ablate(
         asked_for("ablations"), scope, out, command="fst study ablations", workers=Workers(run=made)
     )
-    assert [r["study"] for r in told["studies"]] == ["rate", "schedule", "population", "acceptance"]
+    names = ["rate", "schedule", "population", "acceptance", "penalty"]
+    assert [r["study"] for r in told["studies"]] == names
     units = len(scope.units)
-    assert len(made.ran) == len(set(made.ran)) == units * (1 + 4 + 1 + 3 + 2)
-    for name in ("rate", "schedule", "population", "acceptance"):
+    assert len(made.ran) == len(set(made.ran)) == units * (1 + 4 + 1 + 3 + 2 + 4)
+    for name in names:
         kept = json.loads((out / name / "result.json").read_text("utf-8"))
         assert kept["study"] == name
         readme = (out / name / "README.md").read_text("utf-8")
