@@ -130,8 +130,11 @@ def evaluate(
         str | None, typer.Option(help="With --task: any LiteLLM model, sampled as it is.")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="With --task: a policy, 'micro', a folder or Hugging Face name.")
-    ] = "micro",
+        str | None,
+        typer.Option(
+            help="With --task: a policy, 'micro' (as without), a folder or a Hugging Face name."
+        ),
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -143,10 +146,14 @@ def evaluate(
     with command(as_json) as result:
         if (run_dir is None) == (task is None):
             raise ConfigError("expected either a run directory or --task NAME")
+        if run_dir is not None and (lm or model):
+            raise ConfigError("--lm and --model are for --task; a run has a model of its own")
+        if lm and model:
+            raise ConfigError("expected --lm or --model, got both")
         if run_dir is not None:
             result |= evaluate_again(run_dir, overrides or [], err)
         else:
-            data = {"task": {"name": task}, "policy": {"model": model if lm is None else lm}}
+            data = {"task": {"name": task}, "policy": {"model": lm or model or "micro"}}
             result |= evaluate_task(data, overrides or [], lm, err)
     if not as_json:
         Console().print(table(result) if run_dir is not None else task_table(result))

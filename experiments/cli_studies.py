@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from experiments.command import Json, Overrides, RunFile, command, err
+from experiments.command import Json, Overrides, RunFile, command, err, note
 from experiments.studies.workers import Backend, Workers
 
 Jobs = Annotated[
@@ -51,7 +51,7 @@ def compare(
     with command(as_json) as result:
         names = [name.strip() for name in arms.split(",") if name.strip()]
         asked = plan_comparison(read(run_file), overrides or [], names, seeds)
-        workers = Workers(jobs, backend, err.print)
+        workers = Workers(jobs, backend, note)
         result |= run(asked, out, command=_command_line(), workers=workers)
     if not as_json:
         Console().print(console_table(arms_grid(result), "Mean, 95 % interval"))
@@ -85,22 +85,26 @@ def study(
     """One of the paper's findings, or all: the protocol, our figure beside theirs, a verdict."""
     from experiments.studies.ablate import ablate
     from experiments.studies.ablation_table import summary_of
-    from experiments.studies.ablations import asked_for
+    from experiments.studies.ablations import asked_for, varied_keys
     from experiments.studies.catalog import SWEEP, chosen
     from experiments.studies.page import console_table
     from experiments.studies.run import overview_grid, run_studies
     from experiments.studies.scope import make_scope
-    from experiments.studies.sweep import sweep, sweep_grid
+    from experiments.studies.sweep import VARIED, sweep, sweep_grid
 
     folder = out or Path("runs/studies-quick" if quick else "runs/studies")
     with command(as_json) as result:
         ablations = asked_for(name)
         studies = [] if name == SWEEP or ablations else chosen(name)
-        own = bool(ablations)
         scope = make_scope(
-            overrides or [], quick=quick, targets=targets, seeds=seeds, development=own
+            overrides or [],
+            quick=quick,
+            targets=targets,
+            seeds=seeds,
+            development=not studies,
+            varied=VARIED if name == SWEEP else varied_keys(ablations),
         )
-        line, workers = _command_line(), Workers(jobs, backend, err.print)
+        line, workers = _command_line(), Workers(jobs, backend, note)
         for one in studies:
             err.print(f"[bold]{one.protocol.finding}[/] {one.name}: {one.protocol.procedure}")
         if studies:

@@ -25,6 +25,12 @@ from fst_agents.errors import ConfigError, FstError, RunDirError
 
 err = Console(stderr=True)
 
+
+def note(text: str) -> None:
+    """One line on standard error, as it is: what is quoted in it may look like markup."""
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 RunFile = Annotated[Path, typer.Argument(help="Run file (TOML); see docs/run-file.md.")]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory.")]
 Overrides = Annotated[

@@ -25,6 +25,10 @@ from fst_agents.redaction import public_config
 from optimizers.plan import total_rollouts
 
 
+OF_A_CELL = ("arm", "seed", "distill")
+"""What a results folder holds several of."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What ``fst compare`` is asked for; every cell's configuration is checked before any runs."""
@@ -46,7 +50,7 @@ def plan_comparison(
         ConfigError: everything wrong with the arms, the seeds or the run file, of any arm.
     """
     problems = [
-        f"--arms: no arm {arm!r}; there are {', '.join(ARMS)}" for arm in arms_unknown(arms)
+        f"--arms: no arm {arm!r}; there are {', '.join(ARMS)}" for arm in arms if arm not in ARMS
     ]
     if len(set(arms)) != len(arms) or not arms:
         problems.append(f"--arms: expected each arm once, got {','.join(arms) or 'none'}")
@@ -75,10 +79,6 @@ def plan_comparison(
     return Comparison(cells, known, tuple(range(base.seed, base.seed + seeds)), base)
 
 
-def arms_unknown(arms: Sequence[str]) -> list[str]:
-    return [arm for arm in arms if arm not in ARMS]
-
-
 def compare(
     comparison: Comparison,
     out: Path,
@@ -97,7 +97,7 @@ def compare(
     """
     started = time.monotonic()
     base = claimed(comparison.base)
-    own = {key: value for key, value in base.items() if key not in ("arm", "seed")}
+    own = {key: value for key, value in base.items() if key not in OF_A_CELL}
     records = workers(list(comparison.cells.values()), out, own)
     result = summarize(comparison, records)
     window = comparison.base.slow.steps_per_cycle

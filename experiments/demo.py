@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments.check import check
 from fst_agents.config import RunConfig
@@ -41,7 +42,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     for label, value in _facts(result):
-        facts.add_row(label, value)
+        facts.add_row(label, Text(value))  # an instruction may look like markup
     console.print(facts)
     if result["mlflow"] is not None:
         console.print("\nTo browse the run in MLflow:", style="bold")

@@ -47,7 +47,7 @@ def evaluate_again(run_dir: Path, overrides: Sequence[str], console: Console) ->
     trained, result = final_policy(run), run.result()
     task = build_task(config)
     host, why = choose_host(config, Policy(trained.model), run.path / "serve")
-    console.print(why)
+    console.print(why, markup=False)
     limits = Limits(config.sampling.concurrency, config.sampling.timeout, config.sampling.retries)
     metric = task.metric if task.eval_metric is None else task.eval_metric
     runner = Runner(

@@ -16,10 +16,12 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments.tasks import build_task, model_path, policy_adapter, resolved
 from fst_agents.config import RunConfig, least_score
 from fst_agents.dspy_bridge import problems, seed_candidate
+from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import ConfigError, ServingError
 from fst_agents.outcomes import FailureScores
 from fst_agents.rollouts import Limits, Runner
@@ -52,8 +54,9 @@ def evaluate_task(
     the policy of ``data``.
 
     Raises:
-        ConfigError: the task or an option of it does not exist, or LiteLLM does not know ``lm``.
-        ServingError: the model could not be asked.
+        ConfigError: the task or an option of it does not exist, LiteLLM does not know ``lm``, or
+            predictors have models of their own beside it.
+        ServingError: the model could not be asked, or the program failed on an answer of it.
     """
     asked = parse(data, overrides)
     config = resolved(asked)
@@ -71,7 +74,7 @@ def _on_policy(task: Task, config: RunConfig, console: Console) -> list[_Run]:
     policy, s = Policy(model_path(config.policy.model)), config.sampling
     with tempfile.TemporaryDirectory(prefix="fst-eval-") as folder:
         host, why = choose_host(config, policy, Path(folder))
-        console.print(why)
+        console.print(why, markup=False)
         try:
             runner = Runner(
                 task.program,
@@ -79,6 +82,7 @@ def _on_policy(task: Task, config: RunConfig, console: Console) -> list[_Run]:
                 host,
                 adapter=policy_adapter(config),
                 limits=Limits(s.concurrency, s.timeout, s.retries),
+                fixed=fixed_models(config),
                 failures=FailureScores(least_score(config)),
                 score_range=task.score_range,
             )
@@ -102,6 +106,13 @@ def _on_lm(task: Task, config: RunConfig, name: str, limit: Mapping[str, int]) -
     import litellm
     from litellm.exceptions import BadRequestError
 
+    if config.fixed:
+        raise ConfigError(
+            [
+                f"fixed.{one}: with --lm all predictors ask {name}; leave it out"
+                for one in config.fixed
+            ]
+        )
     args = config.fast.reflection_args  # api_base and the like: there is one place for them
     try:
         litellm.get_llm_provider(name, api_base=args.get("api_base"))
@@ -126,7 +137,7 @@ def _on_lm(task: Task, config: RunConfig, name: str, limit: Mapping[str, int]) -
                 return _Run(name, Feedback(least_score(config), str(error)), Outcome.PARSE_FAILURE)
             except Exception as error:
                 raise ServingError(
-                    f"{model.model} could not be asked about example {name!r}: "
+                    f"example {name!r} could not be run on {model.model}: "
                     f"{type(error).__name__}: {error}"
                 ) from error
         return _Run(name, scorer(example, prediction, []), Outcome.OK)
@@ -192,7 +203,7 @@ def task_table(result: Mapping[str, Any]) -> Table:
     low, high = result["interval"]
     grid.add_row("score", f"{result['score']:.1%}  [{low:.1%}, {high:.1%}]")
     for name, value in result["objectives"].items():
-        grid.add_row(name, f"{value:.1%}")
+        grid.add_row(Text(name), f"{value:.1%}")
     for name, count in result["outcomes"].items():
         grid.add_row(f"runs: {name}", str(count))
     return grid

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.report_learning import shorten
 from fst_agents.config import RunConfig
 from fst_agents.types import Population, StepReport
 from optimizers.plan import FastPhase, Phase, most_rollouts, slow_step_rollouts
@@ -49,7 +51,7 @@ class Bar:
 
     def note(self, text: str) -> None:
         """One line that stays."""
-        self._say(f"[dim]{text}[/]")
+        self._say(f"[dim]{escape(text)}[/]")
 
     def begin(self, phases: Sequence[Phase], config: RunConfig) -> None:
         """The plan is known: the bar gets its length."""
@@ -66,7 +68,7 @@ class Bar:
         champion = next(iter(population.best.instructions.values()))
         self._say(
             f"cycle {phase.cycle + 1}  [bold]fast[/]  champion {mean:.2f} of "
-            f"{len(population.candidates)}: [italic]{_short(champion)}[/]"
+            f"{len(population.candidates)}: [italic]{escape(shorten(champion, 90))}[/]"
         )
 
     def slow(self, step: int, report: StepReport) -> None:
@@ -80,8 +82,3 @@ class Bar:
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False)
-
-
-def _short(text: str, length: int = 90) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 1]}…"

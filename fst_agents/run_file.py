@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,21 @@ def merge(
         if given and isinstance(before, Mapping):
             merged[section] = {**before, **given}
     return merged
+
+
+def overridden(overrides: Sequence[str]) -> set[str]:
+    """The keys that ``key=value`` overrides set, as ``section.key``, however they are written."""
+    data: dict[str, Any] = {}
+    for text in overrides:
+        _override(data, text)
+
+    def keys(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
+        for name, value in node.items():
+            yield f"{path}{name}"
+            if isinstance(value, Mapping):
+                yield from keys(value, f"{path}{name}.")
+
+    return set(keys(data))
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -83,9 +83,6 @@ def ablation_rows(
     for label, own in table.items():
         done = [r for cell in own if (r := records[cell.key]).ok]
         pairs = zip(values[label][PRIMARY], standard[PRIMARY], strict=True)
-        differences = {
-            name: _difference(scope, values[label][name], standard[name]) for name in MEASURES
-        }
         rows.append(
             {
                 "variant": label,
@@ -96,7 +93,12 @@ def ablation_rows(
                 "never_half": sum(not _reached(scope, record) for record in done),
                 "fast_phases": _fast_phases(done),
                 **{name: _estimate(scope, found) for name, found in values[label].items()},
-                "difference": None if label == ablation.default else differences,
+                "difference": None
+                if label == ablation.default
+                else {
+                    name: _difference(scope, values[label][name], standard[name])
+                    for name in MEASURES
+                },
             }
         )
     return rows

@@ -151,6 +151,17 @@ TOGETHER = "ablations"
 """What asks for those that decide defaults of a run."""
 
 
+def varied_keys(ablations: Sequence[Ablation]) -> set[str]:
+    """The keys that ablations set themselves, ``section.key``."""
+    return {
+        f"{section}.{key}"
+        for one in ablations
+        for own in one.variants.values()
+        for section, keys in own.items()
+        for key in keys
+    }
+
+
 def asked_for(name: str) -> list[Ablation]:
     """The ablations of that name, none where it is something else's."""
     if name == TOGETHER:

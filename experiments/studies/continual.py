@@ -37,7 +37,7 @@ def _chains(scope: Scope) -> list[Chain]:
 
 def _continual_cell(scope: Scope, arm: Arm, chain: Chain) -> Cell:
     rules, seed = chain
-    changes = {"budget": {"cycles": STAGES * STAGE_CYCLES}}
+    changes = {"budget": {"cycles": STAGES * STAGE_CYCLES, "rollouts": None}}
     return scope.cell(arm, rules[0], seed, stages=Stages(rules, STAGE_CYCLES), changes=changes)
 
 

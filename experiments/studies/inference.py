@@ -19,7 +19,8 @@ EXACT = 14
 """Most differences whose signs are flipped in every way; beyond, 2¹⁴ ways are drawn."""
 
 Values = NDArray[np.float64]
-Statistic = Callable[[Values], float]
+Statistic = Callable[[Values], Values]
+"""Takes values along the last axis, where NaN stands for no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,11 @@ def bootstrap(
         ValueError: no group, or an empty one.
     """
     arrays = _arrays(groups)
-    measure = _mean if statistic is None else statistic
-    rng = np.random.default_rng(seed)
-    drawn = [measure(np.concatenate(_redraw(arrays, rng))) for _ in range(RESAMPLES)]
+    measure = mean if statistic is None else statistic
+    redrawn = _redraw(arrays, np.random.default_rng(seed))
+    drawn = measure(redrawn.reshape(RESAMPLES, -1))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(measure(np.concatenate(arrays)), float(low), float(high))
+    return Estimate(float(measure(np.concatenate(arrays))), float(low), float(high))
 
 
 def paired(
@@ -77,11 +78,11 @@ def paired(
     if shapes[0] != shapes[1]:
         raise ValueError(f"paired arms need the same seeds and problems; got {shapes}")
     arrays = [a - b for a, b in zip(_arrays(first), _arrays(second), strict=True)]
-    rng = np.random.default_rng(seed)
-    drawn = [_mean_of_means(_redraw(arrays, rng)) for _ in range(RESAMPLES)]
+    means = [float(a.mean()) for a in arrays]
+    drawn = mean(_redraw(arrays, np.random.default_rng(seed))).mean(axis=-1)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    estimate = Estimate(_mean_of_means(arrays), float(low), float(high))
-    return Difference(estimate, sign_flip([float(a.mean()) for a in arrays], seed=seed), len(first))
+    estimate = Estimate(float(np.mean(means)), float(low), float(high))
+    return Difference(estimate, sign_flip(means, seed=seed), len(first))
 
 
 def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
@@ -105,17 +106,14 @@ def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
     return (extreme + 1) / (len(sums) + 1)  # the observed signs are one of the ways
 
 
-def median(values: Values) -> float:
-    """For :func:`bootstrap`."""
-    return float(np.median(values))
+def mean(values: Values) -> Values:
+    """A :data:`Statistic`."""
+    return np.nanmean(values, axis=-1)
 
 
-def _mean(values: Values) -> float:
-    return float(values.mean())
-
-
-def _mean_of_means(groups: Sequence[Values]) -> float:
-    return float(np.mean([group.mean() for group in groups]))
+def median(values: Values) -> Values:
+    """A :data:`Statistic`."""
+    return np.nanmedian(values, axis=-1)
 
 
 def _arrays(groups: Sequence[Sequence[float]]) -> list[Values]:
@@ -124,7 +122,18 @@ def _arrays(groups: Sequence[Sequence[float]]) -> list[Values]:
     return [np.asarray(group, dtype=np.float64) for group in groups]
 
 
-def _redraw(groups: Sequence[Values], rng: np.random.Generator) -> list[Values]:
-    """Groups with replacement, and values with replacement within each."""
-    chosen = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
-    return [group[rng.integers(len(group), size=len(group))] for group in chosen]
+def _redraw(groups: Sequence[Values], rng: np.random.Generator) -> Values:
+    """Groups with replacement, and values with replacement within each.
+
+    Returns:
+        :data:`RESAMPLES` × groups × values of the largest; a smaller one is filled up with NaN.
+    """
+    sizes = np.array([len(group) for group in groups])
+    places = np.arange(sizes.max())
+    table = np.full((len(groups), len(places)), np.nan)
+    for row, group in zip(table, groups, strict=True):
+        row[: len(group)] = group
+    chosen = rng.integers(len(groups), size=(RESAMPLES, len(groups), 1))
+    limits = sizes[chosen]
+    drawn = table[chosen, rng.integers(limits, size=(*limits.shape[:2], len(places)))]
+    return np.where(places < limits, drawn, np.nan)

@@ -104,7 +104,10 @@ def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
     words = f"On {never} of {len(scope.targets)} targets RL never gets {percent(LEARNS)} right."
     more: dict[str, Any] = {"rl_never_leaves_zero": share}
     if steps:
-        more |= {"fewer_steps": median(np.asarray(steps)), "near_peak": median(np.asarray(near))}
+        more |= {
+            "fewer_steps": float(median(np.asarray(steps))),
+            "near_peak": float(median(np.asarray(near))),
+        }
         words += (
             f" Medians of two other counts: RL steps to RL's peak, which leave out the fast phases,"
             f" {_times(more['fewer_steps'])}; rollouts to {NEAR:.0%} of RL's peak, "

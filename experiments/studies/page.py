@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.table import Table
+from rich.text import Text
 
 from experiments.charts import Series
 
@@ -124,7 +125,7 @@ def console_table(grid: Grid, title: str) -> Table:
     for column, number in zip(grid.columns, grid.numbers, strict=True):
         table.add_column(column, justify="right" if number else "left")
     for row in grid.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # an instruction may look like markup
     return table
 
 

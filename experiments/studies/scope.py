@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import permutations
@@ -14,6 +14,7 @@ from experiments.check import check
 from experiments.studies.cells import Cell, Stages, claimed, kept_by_the_grid
 from fst_agents.config import Arm, RunConfig, TrackConfig
 from fst_agents.errors import ConfigError
+from fst_agents.run_file import overridden
 from programs.micro.phrasebook import equivalent
 
 Target = tuple[str, ...]
@@ -28,6 +29,12 @@ QUICK_CYCLES = 9
 """A quick study's budget in cycles of fst: enough for RL to leave zero, too little to finish."""
 STAGE_CYCLES = 6
 """Cycles on each rule of a run whose task changes."""
+SETTLED = {
+    "arm": "a study runs the arms that it needs",
+    "run_dir": "every run has a folder of its own in --out",
+    "task.target": "the rules are those of experiments/targets.toml; --targets takes fewer",
+}
+"""Keys that no study leaves to its caller, and why."""
 UNREACHABLE = 2.0
 """``budget.enough`` of a run that must not end before its budget does."""
 
@@ -109,6 +116,8 @@ class Scope:
             keys["slow"] = {"learning_rate": self.rl_learning_rate}
         if arm == "rl" and self.rl_instruction is not None:
             keys["task"]["instruction"] = self.rl_instruction
+        if arm != "distill":  # [distill] is for the arm of that name, as in fst compare
+            keys["distill"] = {"steps": None}
         for name, more in (changes or {}).items():
             keys[name] = {**keys.get(name, {}), **more}
         sections = {
@@ -166,10 +175,13 @@ def make_scope(
     targets: int | None = None,
     seeds: int | None = None,
     development: bool = False,
+    varied: Collection[str] = (),
 ) -> Scope:
     """The reported targets, or the first ``targets`` of them, under checked settings.
 
-    ``development`` takes the rules that are never reported instead.
+    Args:
+        development: take the rules that are never reported instead.
+        varied: keys that the study sets itself, so that nobody else may.
 
     Raises:
         ConfigError: everything wrong with the counts and the overrides.
@@ -184,6 +196,9 @@ def make_scope(
         problems.append(f"--targets: got {targets}, expected 1 to {len(offered)}")
     if seeds is not None and seeds < 1:
         problems.append(f"--seeds: got {seeds}, expected at least 1")
+    given = overridden(overrides)
+    why = {**SETTLED, **dict.fromkeys(varied, "it is what the study varies")}
+    problems += [f"--set {key}: {why[key]}; leave it out" for key in why if key in given]
     # An arm that stops when its task is solved would drift less for having stopped, and could not
     # reach the highest point of another's noise: in a study every arm spends its whole budget.
     budget = {"enough": UNREACHABLE, **({"cycles": QUICK_CYCLES} if quick else {})}
@@ -201,7 +216,6 @@ def make_scope(
         problems.append(f"task.name: the targets are rules of 'digits'; got {config.task.name!r}")
     if problems or config is None:
         raise ConfigError(problems)
-    given = {text.partition("=")[0].strip() for text in overrides}
     default = QUICK_SEEDS if quick else SEEDS
     count = default if seeds is None else seeds
     return Scope(

@@ -18,7 +18,7 @@ from experiments.studies.grid import Records
 from experiments.studies.learning import NO_PARTIAL, curve_of
 from experiments.studies.page import Grid, Page, Section, write_page
 from experiments.studies.provenance import run_facts
-from experiments.studies.scope import Changes, Scope, read_targets
+from experiments.studies.scope import Changes, Scope
 from experiments.studies.track import track
 from experiments.studies.workers import Workers
 from fst_agents.json_files import write_json
@@ -26,6 +26,9 @@ from fst_agents.redaction import public_config
 from optimizers.plan import total_rollouts
 
 REWARDS = ("partial", "exact")
+
+VARIED = {"slow.learning_rate", "task.reward"}
+"""Keys that the sweep sets itself."""
 
 METHOD = (
     "rl on the development rules, with partial credit and with all-or-nothing reward. Chosen: the "
@@ -36,9 +39,9 @@ METHOD = (
 
 
 def sweep_cells(scope: Scope) -> dict[tuple[str, float], list[Cell]]:
-    """(reward, rate) → its cells, one per development rule and seed."""
+    """(reward, rate) → its cells, one per rule and seed; ``scope`` is on development rules."""
     # The instruction is chosen afterwards, at the chosen rate: fst study baseline.
-    rules = replace(scope, targets=read_targets().development, rl_instruction=None)
+    rules = replace(scope, rl_instruction=None)
 
     def cells(reward: str, rate: float) -> list[Cell]:
         exact: Changes = NO_PARTIAL if reward == "exact" else {}
