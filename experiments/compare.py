@@ -24,7 +24,6 @@ from fst_agents.errors import ConfigError
 from fst_agents.redaction import public_config
 from optimizers.plan import total_rollouts
 
-
 OF_A_CELL = ("arm", "seed", "distill")
 """What a results folder holds several of."""
 

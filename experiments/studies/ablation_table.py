@@ -108,7 +108,7 @@ def favoured(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The variant that the evidence favours over the default, ``None`` where it stays.
 
     It is the one with the largest area under the learning curve among those whose area is larger
-    with 95 % confidence, while neither final score nor retention is smaller with that confidence.
+    over the whole 95 % interval, while neither final score nor retention is smaller over its own.
     With a failed run anywhere, or fewer than :data:`FEWEST` pairs of runs, nothing is favoured.
     """
     if any(row["failed"] or row["pairs"] < FEWEST for row in rows):
@@ -153,8 +153,8 @@ def words(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
     winner = favoured(rows)
     if winner is None:
         return (
-            f"No setting of {ablation.varied} is better than the default, {ablation.default}, with "
-            "95 % confidence: the default stays."
+            f"No setting of {ablation.varied} is better than the default, {ablation.default}, over "
+            "a whole 95 % interval: the default stays."
         )
     found = next(row for row in rows if row["variant"] == winner)["difference"][PRIMARY]
     return (

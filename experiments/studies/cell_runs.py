@@ -10,7 +10,8 @@ from typing import Any
 
 from experiments.studies.cells import Cell, Record
 from experiments.studies.grid import CellStopped, cell_folder
-from experiments.studies.harvest import drop_bulk, harvest
+from experiments.studies.harvest import harvest
+from experiments.studies.provenance import STAMPS
 from fst_agents.errors import FstError
 from fst_agents.run_dir import RunDir
 
@@ -48,15 +49,14 @@ class CellRuns(ABC):
             stopped = (run_dir / "run.toml").exists() and not (folder / "cell.json").exists()
             if not stopped:
                 shutil.rmtree(run_dir, ignore_errors=True)
+                (folder / STAMPS).unlink(missing_ok=True)
             log = folder / "log.txt"
             code = self._work({**self.request(cell, folder), "resume": stopped}, log)
             if code is None or code in STOPPED or code < 0:
                 raise CellStopped("stopped; asked again, it goes on where it stood")
             if code != 0:
                 raise CellFailed(f"exit code {code}: {_last_line(log)} (see {log})")
-        record = harvest(cell, run_dir)
-        drop_bulk(run_dir)
-        return record
+        return harvest(cell, run_dir)
 
     def request(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """What a cell's process is asked, but for whether it goes on with a stopped run."""

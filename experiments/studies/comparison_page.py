@@ -15,7 +15,11 @@ METHOD = (
     "number of training rollouts; those of the fast phase count. An arm is judged by what it would "
     "ship: trained weights under the evolved instruction (fst, sequential) or under the seed "
     "instruction (rl, distill), base weights under the evolved instruction (gepa).",
-    "Intervals are 95 % bootstraps over seeds and the problems of each. Arms are compared on equal "
+    "All arms learn at the rate of the run file. What suits fst need not suit rl: on the embedded "
+    "policy rl alone learns best at twice the default (`fst study sweep`), and the studies give it "
+    "that.",
+    "Intervals are 95 % bootstraps over seeds and the problems of each; of few seeds they are too "
+    "narrow, which p is not. Arms are compared on equal "
     "seeds and problems; p is a two-sided sign-flip test over seeds, which with n seeds cannot "
     "fall below 2 / 2ⁿ.",
 )

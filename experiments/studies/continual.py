@@ -140,11 +140,12 @@ CONTINUAL = Study(
         question="Does an uninterrupted run keep learning when its task changes?",
         procedure=(
             f"Runs of fst and of rl over three rules, {STAGE_CYCLES} cycles' rollouts on each, in "
-            "an order drawn for every seed; no rule is in two runs of a seed. Only the problems "
-            "change; population, weights and optimizers go on, and nothing tells them. Of each "
-            "stage the highest smoothed share of right answers is divided by what a run of fst on "
-            "that rule alone reaches; the figure is the worst stage of a run, and no effect is "
-            "that of rl's run over the same rules. Rules that fst alone never gets "
+            "an order drawn for every seed; no rule is in two runs of a seed (of fewer than three "
+            "rules, some return). Only the problems change; population, weights and optimizers go "
+            "on, and nothing tells them. Of each stage the highest smoothed share of right answers "
+            "is divided by what a run of fst on that rule alone reaches in its whole budget, which "
+            "is longer than a stage; the figure is the worst stage of a run, and no effect is that "
+            "of rl's run over the same rules. Rules that fst alone never gets "
             f"{LEARNS:.0%} right are left out. The interval resamples seeds, and runs within them."
         ),
         paper={"HoVer → CodeIO → Physics": "near the peak at every stage; RL about 10 % on CodeIO"},

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from experiments.studies.cells import Cell, Record, digest
+from experiments.studies.harvest import drop_bulk
 from fst_agents.errors import ConfigError, FstError, RunDirError
 from fst_agents.json_files import read_json, write_json
 
@@ -86,19 +87,25 @@ def run_grid(
     missing = [cell for cell in ordered if stored(out, cell) is None]
     again = {c.start.key for c in missing if c.start is not None and not _weights(out, c.start)}
     futures: dict[str, Future[Record]] = {}
+    lost: set[str] = set()  # what failed now, whether or not a record of it is known
 
     def one(number: int, cell: Cell) -> Record:
+        known = stored(out, cell)
+        if known is not None and cell.key not in again:
+            return known
         # Starts are submitted before what needs them, so whoever waits here waits for a cell that
         # a worker has taken already.
-        if cell.start is not None and not futures[cell.start.key].result().ok:
-            return _failed(cell, f"the cell it starts from failed: {cell.start.label}")
-        record = None if cell.key in again else stored(out, cell)
-        if record is None:
-            note(f"{number} of {len(ordered)}: {cell.label}")
-            record = _run(cell, cell_folder(out, cell), run)
+        if cell.start is not None:
+            futures[cell.start.key].result()
+            if cell.start.key in lost:
+                lost.add(cell.key)
+                return _failed(cell, f"the cell it starts from failed: {cell.start.label}")
+        note(f"{number} of {len(ordered)}: {cell.label}")
+        record = _run(cell, cell_folder(out, cell), run, known)
         if not record.ok:
+            lost.add(cell.key)
             note(f"failed: {cell.label}: {record.error}")
-        return record
+        return record if known is None else known
 
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="fst-cell")
     try:
@@ -127,7 +134,8 @@ def stored(out: Path, cell: Cell) -> Record | None:
     return record if record.ok else None
 
 
-def _run(cell: Cell, folder: Path, run: RunCell) -> Record:
+def _run(cell: Cell, folder: Path, run: RunCell, known: Record | None) -> Record:
+    """Run a cell and keep its record; a failure does not replace a record that is known."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         record = run(cell, folder)
@@ -135,7 +143,10 @@ def _run(cell: Cell, folder: Path, run: RunCell) -> Record:
         return _failed(cell, str(error))
     except FstError as error:
         record = _failed(cell, " ".join(str(error).split()))
-    write_json(folder / "cell.json", record.model_dump(mode="json"))
+    if record.ok or known is None:
+        write_json(folder / "cell.json", record.model_dump(mode="json"))
+    if record.ok:
+        drop_bulk(folder / "run")  # only now: its curve is read from what goes
     return record
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from experiments.studies.cells import Cell, Record
 from experiments.studies.curves import Point
 from experiments.studies.provenance import stamped
+from fst_agents.errors import RunDirError
 from fst_agents.json_files import read_json, read_lines
 from fst_agents.run_dir import RunDir
 from fst_agents.types import Outcome
@@ -26,7 +27,7 @@ def harvest(cell: Cell, run_dir: Path) -> Record:
     """What is kept of a run.
 
     Raises:
-        RunDirError: the run has not finished, or a file of it cannot be read.
+        RunDirError: the run has not finished, or a file of it is missing or cannot be read.
     """
     run = RunDir.open(run_dir)
     return Record(
@@ -75,6 +76,11 @@ def _curve(run: RunDir) -> Iterable[Point]:
         if line["phase"] != "slow" or "slow/reward" not in line["metrics"]:
             continue
         file = run.path / "rollouts" / f"step-{line['step']:05d}.jsonl"
+        if not file.is_file():
+            raise RunDirError(
+                f"{file}: missing, and the learning curve is read from it; "
+                f"delete {run.path} to have the cell run again"
+            )
         yield Point(
             rollouts=line["rollouts"],
             reward=float(line["metrics"]["slow/reward"]),

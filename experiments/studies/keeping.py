@@ -19,6 +19,15 @@ from experiments.studies.page import Grid, points
 from experiments.studies.protocol import Answer, Lookup, Protocol, Study
 from experiments.studies.scope import Scope, Target, name_of
 from fst_agents.config import Arm
+from fst_agents.errors import ConfigError
+
+
+def rates(scope: Scope) -> str:
+    """At which rates the weights of both arms learn, in a sentence."""
+    fst = scope.base.slow.learning_rate
+    rl = fst if scope.rl_learning_rate is None else scope.rl_learning_rate
+    return f"Weights learn at {rl:g} in rl and at {fst:g} in fst."
+
 
 # -- F3 ---------------------------------------------------------------------------------------
 
@@ -45,7 +54,7 @@ def _drift(scope: Scope, found: Lookup) -> Answer:
     ends = ", ".join(f"{arm} {number(fmean(v))}" for arm, v in finals.items() if v)
     return Answer(
         groups=scope.each(ratio),
-        words=f"Mean KL at the end of training, in nats per token: {ends}.",
+        words=f"Mean KL at the end of training, in nats per token: {ends}. {rates(scope)}",
         grid=Grid(("run", "KL of FST / KL of RL at matched reward"), tuple(rows)),
         figures=learning_figure(
             "drift",
@@ -111,7 +120,9 @@ def _forgetting(scope: Scope, found: Lookup) -> Answer:
     said = "RL has no result." if loss is None else f"RL changes them by {points(loss)} points."
     return Answer(
         groups=scope.each(lambda t, s: change("fst", t, s)),
-        words=f"{said} Mean RL steps that moved weights, on equal rollouts: {taken}.",
+        words=(
+            f"{said} Mean RL steps that moved weights, on equal rollouts: {taken}. {rates(scope)}"
+        ),
         grid=Grid(("run", "FST, points", "RL, points"), tuple(rows)),
         differences=scope.each(gap),
         more={"rl_change": loss},
@@ -152,6 +163,8 @@ def _second(scope: Scope, first: Arm | None, target: Target, seed: int) -> Cell:
 
 
 def _plasticity_cells(scope: Scope) -> list[Cell]:
+    if len(scope.targets) < 2:
+        raise ConfigError("plasticity: a second rule needs at least two targets; got one")
     return [_second(scope, first, *unit) for unit in scope.units for first in STARTS]
 
 
@@ -207,8 +220,8 @@ PLASTICITY = Study(
         procedure=(
             "Fresh RL, with a new adapter and optimizer, on another target, from three starts: the "
             "base, and the weights that rl and fst ended with on the first, merged into a model of "
-            "their own. Every target is the second of one other that shares no operation with it. "
-            "The figure is the final score on the second "
+            "their own. Every target is the second of one other, with which it shares no operation "
+            "wherever the list of targets allows that. The figure is the final score on the second "
             "rule from FST's weights minus that from the base. Runs in which no start gets 5 % "
             "right say nothing and are left out."
         ),

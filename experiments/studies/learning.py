@@ -84,7 +84,8 @@ def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
     rows: list[tuple[str, ...]] = []
     never = 0
     for target in scope.targets:
-        curves = [curve_of(scope, found(scope.cell("rl", target, s))) for s in scope.seeds]
+        records = [found(scope.cell("rl", target, s)) for s in scope.seeds]
+        curves = [curve_of(scope, record) for record in records if record is not None]
         learns = [c for c in curves if learned(c)]
         never += bool(curves) and not learns
         speeds = [

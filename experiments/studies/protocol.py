@@ -14,6 +14,9 @@ from experiments.studies.scope import Scope
 
 Verdict = Literal["holds", "holds weakly", "does not hold", "cannot be told"]
 
+FEWEST_GROUPS = 5
+"""Groups from which an interval says anything: a bootstrap resamples them first."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -101,9 +104,9 @@ def judge(protocol: Protocol, answer: Answer, failed: int) -> Judgement:
 
     It holds if the estimate reaches the threshold and the interval lies beyond no effect: that of
     the estimate, or of the differences to the arm that stands for it. It holds weakly if only one
-    of the two is so, the second by the mean alone. One value alone has no interval, so it can at
-    most hold weakly. With a failed cell among those that the study needs, or without a single
-    value, it cannot be told.
+    of the two is so, the second by the mean alone, or if there are fewer than
+    :data:`FEWEST_GROUPS` groups, whose interval would be too narrow. With a failed cell among those
+    that the study needs, or without a single value, it cannot be told.
     """
     groups = [group for group in answer.groups if group]
     if not groups:
@@ -120,7 +123,7 @@ def judge(protocol: Protocol, answer: Answer, failed: int) -> Judgement:
         bound = estimate.low if protocol.larger else estimate.high
         mean, worst = (sign * (v - (protocol.neutral or 0.0)) for v in (estimate.mean, bound))
     reached = sign * estimate.mean >= sign * protocol.threshold
-    if reached and worst > 0 and sum(map(len, groups)) > 1:
+    if reached and worst > 0 and len(groups) >= FEWEST_GROUPS:
         return Judgement(estimate, "holds", difference)
     return Judgement(
         estimate, "holds weakly" if reached or mean > 0 else "does not hold", difference

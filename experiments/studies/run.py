@@ -15,7 +15,7 @@ from experiments.studies.inference import Estimate
 from experiments.studies.page import Grid, Page, Section, write_page
 from experiments.studies.protocol import Answer, Judgement, Lookup, Study, judge
 from experiments.studies.provenance import run_facts
-from experiments.studies.scope import Scope, name_of
+from experiments.studies.scope import Scope
 from experiments.studies.track import track
 from experiments.studies.workers import Workers
 from fst_agents.json_files import write_json
@@ -161,11 +161,6 @@ def overview(told: Sequence[Told], facts: Mapping[str, str]) -> Page:
         Section("In words", texts),
     )
     return Page("Learning fast and slow: the findings", headline, sections, facts)
-
-
-def scope_line(scope: Scope) -> str:
-    """What will be run on, for standard error."""
-    return f"{len(scope.seeds)} seed(s) of {'; '.join(map(name_of, scope.targets))}"
 
 
 def _interval(estimate: Estimate) -> str:

@@ -16,11 +16,12 @@ from experiments.studies.cells import Cell, Record
 from experiments.studies.curves import area, peak
 from experiments.studies.grid import Records
 from experiments.studies.learning import NO_PARTIAL, curve_of
-from experiments.studies.page import Grid, Page, Section, write_page
+from experiments.studies.page import Grid, Page, Section, points, write_page
 from experiments.studies.provenance import run_facts
-from experiments.studies.scope import Changes, Scope
+from experiments.studies.scope import Changes, Scope, name_of, read_targets
 from experiments.studies.track import track
 from experiments.studies.workers import Workers
+from fst_agents.errors import ConfigError
 from fst_agents.json_files import write_json
 from fst_agents.redaction import public_config
 from optimizers.plan import total_rollouts
@@ -39,7 +40,16 @@ METHOD = (
 
 
 def sweep_cells(scope: Scope) -> dict[tuple[str, float], list[Cell]]:
-    """(reward, rate) → its cells, one per rule and seed; ``scope`` is on development rules."""
+    """(reward, rate) → its cells, one per rule and seed.
+
+    Raises:
+        ConfigError: a rule of ``scope`` is reported, so that nothing may be chosen by it.
+    """
+    reported = [rule for rule in scope.targets if rule not in read_targets().development]
+    if reported:
+        raise ConfigError(
+            [f"sweep: {name_of(rule)} is reported; it may choose nothing" for rule in reported]
+        )
     # The instruction is chosen afterwards, at the chosen rate: fst study baseline.
     rules = replace(scope, rl_instruction=None)
 
@@ -92,9 +102,9 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 def sweep_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
     """A row per reward and rate."""
-    means = ("area", "peak", "score")
+    means = ("area", "peak", "score")  # shares
     heads = ("mean area", "mean peak", "mean final score")
-    columns = ("reward", "rate", *heads, "mean KL", "runs", "failed")
+    columns = ("reward", "rate", *heads, "mean KL", "other skills", "runs", "failed")
     return Grid(
         columns,
         tuple(
@@ -103,6 +113,7 @@ def sweep_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
                 f"{r['learning_rate']:g}",
                 *("–" if r[k] is None else percent(r[k]) for k in means),
                 "–" if r["kl"] is None else number(r["kl"]),
+                "–" if r["retention"] is None else points(r["retention"]),
                 str(r["runs"]),
                 str(r["failed"]),
             )
@@ -120,6 +131,7 @@ def _row(
     curves = [curve_of(scope, r) or () for r in done]
     budget = total_rollouts(scope.base)
     peaks = [top.exact if (top := peak(curve)) else 0.0 for curve in curves]
+    kept = [change for r in done if (change := r.retention_change) is not None]
     return {
         "reward": reward,
         "learning_rate": rate,
@@ -127,6 +139,7 @@ def _row(
         "peak": fmean(peaks) if whole else None,
         "score": fmean(r.final for r in done) if whole else None,
         "kl": fmean(float(r.result["kl"]) for r in done) if whole else None,
+        "retention": fmean(kept) if whole else None,
         "runs": len(done),
         "failed": len(cells) - len(done),
     }

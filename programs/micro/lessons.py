@@ -86,11 +86,6 @@ def draw_digits(rng: Random) -> DigitList:
     return tuple(rng.randrange(10) for _ in range(rng.choice(LENGTHS)))
 
 
-def text(digits: Sequence[int]) -> str:
-    """Write digits the way the policy reads and answers them: `4719`."""
-    return "".join(map(str, digits))
-
-
 @dataclass(frozen=True)
 class Encoder:
     """Turns lessons into token ids, exactly as the chat template would."""

@@ -20,7 +20,7 @@ from experiments.studies.cell import run, staged_stream, staged_task
 from experiments.studies.cell_runs import CellFailed
 from experiments.studies.cells import Cell, Record, Stages
 from experiments.studies.grid import CellStopped, run_grid
-from experiments.studies.harvest import exact_share, harvest
+from experiments.studies.harvest import drop_bulk, exact_share, harvest
 from experiments.studies.processes import Processes
 from experiments.studies.scope import Scope
 from experiments.tasks import build_task
@@ -235,6 +235,14 @@ def test_a_finished_run_is_only_read(scope: Scope, tmp_path: Path) -> None:
     (tmp_path / "cell.json").write_text("as if it had failed")
     assert watched(cell, tmp_path).problems == first.problems
     assert watched.asked == [False]
+
+
+def test_a_run_without_its_rollouts_has_no_curve(scope: Scope, tmp_path: Path) -> None:
+    cell, watched = tiny(scope), Watched(tmp_path)
+    watched(cell, tmp_path)
+    drop_bulk(tmp_path / "run")
+    with pytest.raises(RunDirError, match=r"step-00001.jsonl: missing, .* delete .*run"):
+        harvest(cell, tmp_path / "run")
 
 
 def test_shares_of_right_answers_are_of_what_was_scored() -> None:

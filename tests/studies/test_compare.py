@@ -93,6 +93,13 @@ def test_the_finishing_stage_is_the_distill_arms_alone() -> None:
     assert steps == {"fst": 0, "rl": 0, "distill": 7}
 
 
+def test_the_order_of_arms_is_nobody_s_configuration(tmp_path: Path) -> None:
+    run(tmp_path / "out", "fst,distill", 1, MadeUp())
+    more = MadeUp()
+    run(tmp_path / "out", "distill,fst", 1, more)
+    assert more.ran == []
+
+
 def test_more_seeds_later_run_only_what_is_missing(tmp_path: Path) -> None:
     run(tmp_path / "out", "fst,rl", 1, MadeUp())
     more = MadeUp()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from made_up import MadeUp, quick_scope
 
-from experiments.studies.cells import Cell, Stages
+from experiments.studies.cells import Cell, Record, Stages
 from experiments.studies.grid import cell_folder, claim, run_grid, stored
 from experiments.studies.scope import Scope
 from fst_agents.config import TrackConfig
@@ -117,6 +117,34 @@ def test_what_starts_from_a_failed_cell_fails_without_being_run(
     records = run_grid([second], tmp_path, made, jobs=2)
     assert made.ran == [first.key]
     assert "the cell it starts from failed" in str(records[second.key].error)
+
+
+def test_a_record_outlives_a_failed_second_run_for_its_weights(
+    scope: Scope, tmp_path: Path
+) -> None:
+    first = scope.cell("fst", scope.targets[0], 0)
+    seconds = [scope.cell("rl", target, 0, start=first) for target in scope.targets]
+    known = run_grid([first, seconds[0]], tmp_path, MadeUp())
+    records = run_grid([first, *seconds], tmp_path, MadeUp(broken=("fst, ",)))
+    assert records[first.key] == stored(tmp_path, first) == known[first.key]
+    assert records[seconds[0].key] == known[seconds[0].key]
+    assert "the cell it starts from failed" in str(records[seconds[1].key].error)
+
+
+def test_a_run_is_made_smaller_only_when_its_record_is_there(scope: Scope, tmp_path: Path) -> None:
+    cell = scope.cell("fst", scope.targets[0], 0)
+    bulk = cell_folder(tmp_path, cell) / "run" / "rollouts"
+
+    def killed(cell: Cell, folder: Path) -> Record:
+        bulk.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid([cell], tmp_path, killed)
+    assert bulk.is_dir()
+    run_grid([cell], tmp_path, MadeUp())
+    assert stored(tmp_path, cell) is not None
+    assert not bulk.exists()
 
 
 def test_a_bug_is_not_taken_for_a_failed_cell(scope: Scope, tmp_path: Path) -> None:

@@ -11,16 +11,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from made_up import ARMS, Arm, MadeUp, quick_scope
+from made_up import ARMS, QUICK, Arm, MadeUp, quick_scope
 
 from experiments.studies.catalog import STUDIES, chosen
 from experiments.studies.page import Grid
-from experiments.studies.protocol import Answer, judge
+from experiments.studies.protocol import FEWEST_GROUPS, Answer, judge
 from experiments.studies.run import run_studies
 from experiments.studies.scope import Scope, make_scope, read_targets, take_targets
 from experiments.studies.sweep import RATES, choose, sweep, sweep_cells
 from experiments.studies.workers import Workers
 from fst_agents.errors import ConfigError
+from optimizers.plan import distill_steps, total_rollouts
 from programs import micro
 from programs.micro import phrasebook
 
@@ -28,6 +29,12 @@ from programs.micro import phrasebook
 @pytest.fixture(scope="module")
 def scope() -> Scope:
     return quick_scope()
+
+
+@pytest.fixture(scope="module")
+def wide() -> Scope:
+    """With as many targets as an interval needs."""
+    return replace(quick_scope(), targets=read_targets().reported[:FEWEST_GROUPS])
 
 
 def run(name: str, scope: Scope, out: Path, made: MadeUp | None = None) -> dict[str, Any]:
@@ -119,30 +126,30 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_made_up_arms_give_the_figure_that_was_made_up(
-    name: str, scope: Scope, tmp_path: Path
+    name: str, wide: Scope, tmp_path: Path
 ) -> None:
-    told = run(name, scope, tmp_path / "out")
+    told = run(name, wide, tmp_path / "out")
     figure, verdict = EXPECTED[name]
     assert told["ours"]["estimate"] == pytest.approx(figure, abs=0.01)
     assert told["verdict"] == verdict
 
 
-def test_drift_is_measured_where_both_are_equally_good(scope: Scope, tmp_path: Path) -> None:
+def test_drift_is_measured_where_both_are_equally_good(wide: Scope, tmp_path: Path) -> None:
     """At RL's peak of 0.6, RL has paid 2.0 × 0.6, and FST 0.1 × 0.6 in the same window."""
-    told = run("drift", scope, tmp_path / "out")
+    told = run("drift", wide, tmp_path / "out")
     assert told["ours"]["estimate"] == pytest.approx(0.1 * 0.6 / (2.0 * 0.6), rel=0.05)
     assert told["holds"] is True
 
 
 def test_a_higher_ceiling_is_seen_where_both_curves_have_flattened(
-    scope: Scope, tmp_path: Path
+    wide: Scope, tmp_path: Path
 ) -> None:
     made = MadeUp(arms={**ARMS, "rl": Arm(top=0.6, cycles=4)})
-    told = run("ceiling", scope, tmp_path / "a", made)
+    told = run("ceiling", wide, tmp_path / "a", made)
     assert told["ours"]["estimate"] == pytest.approx(0.3, abs=0.03)
     assert told["holds"] is True
     made = MadeUp(arms={**ARMS, "fst": Arm(top=0.6, cycles=4), "rl": Arm(top=0.9, cycles=2)})
-    assert run("ceiling", scope, tmp_path / "b", made)["verdict"] == "does not hold"
+    assert run("ceiling", wide, tmp_path / "b", made)["verdict"] == "does not hold"
 
 
 def test_an_arm_that_is_no_better_does_not_hold(scope: Scope, tmp_path: Path) -> None:
@@ -210,10 +217,11 @@ def test_another_configuration_leaves_the_results_alone(scope: Scope, tmp_path: 
 @pytest.mark.parametrize(
     ("values", "failed", "verdict"),
     [
-        ([3.0, 4.0], 0, "holds"),
-        ([0.5, 9.0], 0, "holds weakly"),  # the estimate does, its interval does not
+        ([3.0, 4.0, 3.0, 4.0, 5.0], 0, "holds"),
+        ([3.0, 4.0, 3.0, 4.0], 0, "holds weakly"),  # an interval of four says too little
+        ([0.5, 0.5, 0.5, 0.5, 20.0], 0, "holds weakly"),  # its interval does not
         ([2.0, 2.0], 0, "holds weakly"),
-        ([4.0], 0, "holds weakly"),  # one value has no interval
+        ([4.0], 0, "holds weakly"),
         ([1.0, 0.5], 0, "does not hold"),
         ([3.0, 4.0], 1, "cannot be told"),
         ([], 0, "cannot be told"),
@@ -228,8 +236,8 @@ def test_verdicts(values: list[float], failed: int, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("values", "differences", "verdict"),
     [
-        ([-0.01, -0.01], [0.3, 0.5], "holds"),
-        ([-0.01, -0.01], [0.3, -0.5], "holds weakly"),  # reached, and not surely better than RL
+        ([-0.01] * 5, [0.3, 0.5, 0.3, 0.5, 0.4], "holds"),
+        ([-0.01] * 5, [0.3, -0.5, 0.4, -0.2, 0.3], "holds weakly"),  # not surely beyond RL
         ([-0.10, -0.30], [0.3, 0.5], "holds weakly"),  # better than RL, and too much is lost
         ([-0.10, -0.30], [-0.3, 0.2], "does not hold"),
         ([-0.01], [0.3], "holds weakly"),
@@ -246,8 +254,46 @@ def test_verdicts_against_another_arm(
 
 
 def test_differences_of_zero_prove_nothing() -> None:
-    answer = Answer([[0.0], [0.0]], "", Grid((), ()))
+    answer = Answer([[0.0]] * 5, "", Grid((), ()))
     assert judge(STUDIES["channels"].protocol, answer, 0).verdict == "holds weakly"
+
+
+@pytest.mark.parametrize(
+    "key", ["arm='rl'", "run_dir='x'", 'task.target=["reverse","double"]', "task={target=[]}"]
+)
+def test_what_studies_set_themselves_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set (arm|run_dir|task\.target): .*; leave it out"):
+        make_scope([key])
+    with pytest.raises(ConfigError, match=r"slow\.learning_rate: it is what the study varies"):
+        make_scope(["slow={learning_rate=1e-4}"], varied={"slow.learning_rate"})
+
+
+def test_a_rate_that_is_given_is_every_arm_s_however_it_is_written() -> None:
+    for text in ("slow.learning_rate=1e-4", "slow={learning_rate=1e-4}"):
+        given = make_scope([text])
+        cells = [given.cell(arm, given.targets[0], 0) for arm in ("fst", "rl")]
+        rates = {cell.config.slow.learning_rate for cell in cells}
+        assert rates == {1e-4}
+
+
+def test_the_finishing_stage_is_the_distill_arm_s_alone() -> None:
+    scope = make_scope(["distill.steps=7"])
+    steps = {
+        a: distill_steps(scope.cell(a, scope.targets[0], 0).config) for a in ("fst", "distill")
+    }
+    assert steps == {"fst": 0, "distill": 7}
+
+
+def test_every_stage_has_its_rollouts_whatever_the_budget_of_one_rule() -> None:
+    scope = make_scope(["budget.rollouts=9000"])
+    chain = [c for c in STUDIES["continual"].cells(scope) if c.stages is not None]
+    usual = [c for c in STUDIES["continual"].cells(make_scope()) if c.stages is not None]
+    assert {total_rollouts(c.config) for c in chain} == {total_rollouts(c.config) for c in usual}
+
+
+def test_one_rule_alone_has_no_second() -> None:
+    with pytest.raises(ConfigError, match="needs at least two targets; got one"):
+        STUDIES["plasticity"].cells(make_scope(targets=1))
 
 
 def test_the_second_rule_shares_nothing_with_the_first() -> None:
@@ -261,9 +307,16 @@ def test_the_second_rule_shares_nothing_with_the_first() -> None:
 # -- the sweep --------------------------------------------------------------------------------
 
 
-def test_the_sweep_never_touches_a_reported_target(scope: Scope) -> None:
+@pytest.fixture(scope="module")
+def rules() -> Scope:
+    return make_scope(QUICK, quick=True, development=True)
+
+
+def test_the_sweep_never_touches_a_reported_target(scope: Scope, rules: Scope) -> None:
     fixed = read_targets()
-    cells = [cell for own in sweep_cells(scope).values() for cell in own]
+    with pytest.raises(ConfigError, match="increment → sort_ascending is reported"):
+        sweep_cells(scope)
+    cells = [cell for own in sweep_cells(rules).values() for cell in own]
     targets = {tuple(cell.config.task.options["target"]) for cell in cells}
     assert targets == set(fixed.development)
     assert {cell.config.slow.learning_rate for cell in cells} == set(RATES)
@@ -271,8 +324,8 @@ def test_the_sweep_never_touches_a_reported_target(scope: Scope) -> None:
     assert {cell.config.arm for cell in cells} == {"rl"}
 
 
-def test_the_sweep_takes_the_lower_of_equal_rates(scope: Scope, tmp_path: Path) -> None:
-    told = sweep(scope, tmp_path / "out", command="fst study sweep", workers=Workers(run=MadeUp()))
+def test_the_sweep_takes_the_lower_of_equal_rates(rules: Scope, tmp_path: Path) -> None:
+    told = sweep(rules, tmp_path / "out", command="fst study sweep", workers=Workers(run=MadeUp()))
     assert told["learning_rate"] == min(RATES)
     assert len(told["rows"]) == 2 * len(RATES)
 
