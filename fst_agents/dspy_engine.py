@@ -156,6 +156,8 @@ def _refuse_unsupported(request: Request) -> None:
     config = request.config
     unsupported = {
         "response_format": config.response_format,
+        # The host's log-probabilities would be those of the nucleus, the trainer's of all tokens.
+        "top_p": None if config.top_p == 1 else config.top_p,
         "top_k": config.top_k,
         "seed": config.seed,
         "frequency_penalty": config.frequency_penalty,

@@ -222,6 +222,7 @@ def test_max_tokens_shrinks_to_the_room_there_is() -> None:
     ("options", "named"),
     [
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"top_p": 0.9}, "top_p"),
         ({"seed": 1}, "seed"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
     ],
@@ -236,6 +237,15 @@ def test_options_that_the_trainer_could_not_follow_are_refused(
 
     with pytest.raises(ProgramError, match=named):
         one(Particular())
+
+
+def test_a_top_p_that_leaves_all_tokens_in_is_no_fault() -> None:
+    class Whole(Single):
+        def __init__(self) -> None:
+            super().__init__()
+            self.solve = dspy.Predict("question -> answer", top_p=1)
+
+    assert one(Whole()).outcome is Outcome.OK
 
 
 def test_an_adapter_that_wants_native_tools_gets_them_as_text() -> None:
