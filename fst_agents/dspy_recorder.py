@@ -47,8 +47,12 @@ class FixedModelError(ServingError):
 
 @dataclass(frozen=True)
 class Sampled:
-    """What the engine knows of one completion when it hands it to the recorder."""
+    """What the engine knows of one completion when it hands it to the recorder.
 
+    ``request`` is its request's number, as :meth:`RolloutRecorder.request` has given it.
+    """
+
+    request: int
     messages: tuple[Mapping[str, Any], ...]
     prompt_ids: tuple[int, ...]
     completion: Completion
@@ -153,7 +157,7 @@ class RolloutRecorder(BaseCallback):
             self._order.append((invocation, len(invocation.calls) - 1))
 
     def finish(self) -> tuple[Call, ...]:
-        """End the rollout: all its calls, in the order in which they were sampled.
+        """End the rollout: all its calls, in the order in which they were asked for.
 
         Raises:
             ProgramError: a completion was sampled that no predictor of the program owns.
@@ -165,7 +169,9 @@ class RolloutRecorder(BaseCallback):
                     f"{self._orphans} LM call(s) were made outside the program's own predictors; "
                     "create every dspy.Predict in __init__ and keep it as an attribute"
                 )
-            order = tuple(self._order)
+            # Calls that ran at once are answered in an order of their own, which no second run of
+            # the program would repeat.
+            order = sorted(self._order, key=lambda at: at[0].calls[at[1]].request)
         return tuple(_call(invocation, k) for invocation, k in order)
 
     @property
