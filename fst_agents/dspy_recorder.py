@@ -9,6 +9,7 @@ Calls of other models than the policy are followed for one thing: whether they f
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -108,6 +109,7 @@ class RolloutRecorder(BaseCallback):
         self._order: list[tuple[_Invocation, int]] = []
         self._asked = 0
         self._orphans = 0
+        self._cancelled = 0
         self._over = False
         self._failures: list[Exception] = []
         self._fixed_failures: list[Exception] = []
@@ -116,7 +118,8 @@ class RolloutRecorder(BaseCallback):
     def request(self) -> Generator[tuple[int, int]]:
         """The time of one request to the host; yields the rollout's number and the request's.
 
-        Its failure is kept: a program may swallow the exception, its rollout may not.
+        Its failure is kept: a program may swallow the exception, its rollout may not. One that the
+        program cancels has been answered with nothing: it gives no call, and the program goes on.
 
         Raises:
             RolloutTimeout: the deadline has passed already.
@@ -134,6 +137,10 @@ class RolloutRecorder(BaseCallback):
             if self.remaining() == 0:
                 raise RolloutTimeout(f"the rollout's {self.timeout:g} s are used up")
             yield order
+        except asyncio.CancelledError:
+            with self._lock:
+                self._cancelled += 1
+            raise
         except Exception as error:
             with self._lock:
                 self._failures.append(error)
@@ -178,7 +185,8 @@ class RolloutRecorder(BaseCallback):
     def unanswered(self) -> int:
         """Requests that were sent to the host and never came back into the rollout."""
         with self._lock:
-            return self._asked - self._orphans - len(self._order) - len(self._failures)
+            answered = self._orphans + len(self._order) + len(self._failures) + self._cancelled
+            return self._asked - answered
 
     @property
     def failures(self) -> tuple[Exception, ...]:
