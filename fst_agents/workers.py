@@ -92,7 +92,9 @@ class Workers:
     def _hire(self, room: _Room[Any]) -> None:
         """Let one more thread take jobs from a room: an idle one, else a new one."""
         self._rooms.put(room)
-        if not self._idle.acquire(blocking=False) and self._staff < self._size:
+        # A full staff has one that is idle or about to be: a result is there a moment before its
+        # thread is. Unless that is waited for, its permit stands for a thread that is busy again.
+        if not self._idle.acquire(blocking=self._staff >= self._size):
             self._staff += 1
             arguments = (self._rooms, self._idle)
             threading.Thread(target=_serve, args=arguments, name="fst-rollout", daemon=True).start()
