@@ -79,9 +79,10 @@ class Workers:
                 self._hire(room)
             while (late := room.wait()) is not None:
                 place = where(late.thread)
-                if room.give_up(late, give_up(late.number, place)):
+                if room.claim(late):  # before its answer is made: it may begin anew meanwhile
                     self._lost.append(late.thread)
                     self._staff -= 1
+                    room.answer(late, give_up(late.number, place))
                     _wake(late.thread)
                     self._refuse_many(place)
                     self._hire(room)
@@ -145,14 +146,19 @@ class _Room(Generic[T]):
                 self._changed.wait(self._patience if first is None else first.deadline - now)
             return None
 
-    def give_up(self, job: _Job, result: T) -> bool:
-        """Answer for a job, unless it has just come back or begun anew."""
+    def claim(self, job: _Job) -> bool:
+        """Have a job count no more, unless it has just come back or begun anew."""
         with self._changed:
             if job not in self._under_way or job.deadline > time.monotonic():
                 return False
-            self._settle(job)
-            self._results[job.number] = result
+            self._under_way.remove(job)
             return True
+
+    def answer(self, job: _Job, result: T) -> None:
+        """The result of a job that has been claimed."""
+        with self._changed:
+            self._ended()
+            self._results[job.number] = result
 
     def close(self) -> int:
         """Nothing else is begun, and what is under way counts no more; returns how many it is."""
@@ -204,7 +210,8 @@ class _Room(Generic[T]):
         with self._changed:
             if job not in self._under_way:
                 return False
-            self._settle(job)
+            self._under_way.remove(job)
+            self._ended()  # under the lock: before anybody can think that all is over
             if error is not None:
                 self._error = self._error or error
             else:
@@ -212,10 +219,6 @@ class _Room(Generic[T]):
             if error is not None or len(self._results) == self._count:
                 self._changed.notify_all()
             return True
-
-    def _settle(self, job: _Job) -> None:
-        self._under_way.remove(job)
-        self._ended()  # under the lock: before anybody can think that all is over
 
 
 def _serve(rooms: SimpleQueue[_Room[Any] | None], idle: threading.Semaphore) -> None:

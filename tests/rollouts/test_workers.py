@@ -55,3 +55,31 @@ def test_threads_that_are_idle_late_are_not_counted_twice() -> None:
     finally:
         over.set()
         workers.close()
+
+
+def test_a_job_that_is_being_given_up_begins_nothing_more() -> None:
+    workers = Workers(1, patience=0.1, most_lost=1)
+    giving_up, stands = threading.Event(), threading.Event()
+    attempts: list[int] = []
+    ended: list[int] = []
+
+    def work(number: int, begin: Begin) -> str:
+        try:
+            for attempt in range(2):
+                begin()
+                attempts.append(attempt)
+                giving_up.wait(5)
+        finally:
+            stands.set()
+        return "came back"
+
+    def give_up(number: int, place: str) -> str:
+        giving_up.set()
+        assert stands.wait(5)
+        return "given up"
+
+    try:
+        results = within(10, lambda: workers.run(work, 1, give_up, lambda: ended.append(1)))
+    finally:
+        workers.close()
+    assert (results, attempts, ended) == (["given up"], [0], [1])
