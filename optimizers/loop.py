@@ -148,7 +148,7 @@ class Loop:
             self.cycle = phase.cycle
             if isinstance(phase, SlowPhase):
                 self._learn()
-            elif (decision := self._schedule.decide(phase, self.step)).evolve:
+            elif (decision := self._schedule.decide(self.step)).evolve:
                 self._evolve(phase, decision)
             else:
                 self._pass_over(phase, decision)

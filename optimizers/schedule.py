@@ -34,7 +34,6 @@ from fst_agents.errors import ConfigError
 from fst_agents.stream import ProblemStream
 from fst_agents.types import Pace, Pulse, RolloutGroup
 from optimizers.plan import (
-    FastPhase,
     adapts,
     cycle_rollouts,
     slow_step_rollouts,
@@ -176,8 +175,8 @@ class Schedule:
         self._config = config
         self._rules = Rules.of(config)
 
-    def decide(self, phase: FastPhase, step: int) -> Decision:
-        """Whether a fast phase of the plan runs, behind ``step`` RL steps."""
+    def decide(self, step: int) -> Decision:
+        """Whether a fast phase runs, behind ``step`` RL steps."""
         if not self.adaptive:
             return Decision(True, "fixed", {})
         if not self.pace.evolved:

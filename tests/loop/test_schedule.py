@@ -162,7 +162,7 @@ def walk(config: RunConfig, verdicts: Callable[[], bool]) -> tuple[int, int]:
             schedule.pace = Pace(
                 schedule.pace.evolved, tuple(flat) if schedule.pace.evolved else ()
             )
-            if schedule.decide(phase, step).evolve:
+            if schedule.decide(step).evolve:
                 schedule.evolves()
             continue
         for _ in range(phase.steps):
