@@ -28,9 +28,10 @@ LOGPROB_SLACK = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The samples of one slow step and the account of where they came from."""
+    """The samples of one slow step, what became of each group, and the account of it all."""
 
     samples: tuple[TrainingSample, ...]
+    fates: tuple[Fate, ...]
     report: BridgeReport
 
 
@@ -106,8 +107,8 @@ def to_samples(
     kept = [problem for problem in problems if problem.fate == "kept"]
     samples = tuple(s for problem in kept for s in _samples(problem, len(kept), weighting))
     trained = [t.call.predictor for problem in kept for turns in problem.turns_G for t in turns]
-    report = make_report(groups, scored, [p.fate for p in problems], trained, samples)
-    return Batch(samples, report)
+    fates: tuple[Fate, ...] = tuple(problem.fate for problem in problems)
+    return Batch(samples, fates, make_report(groups, scored, fates, trained, samples))
 
 
 def _check(

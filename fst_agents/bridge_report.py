@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Literal
 
 from fst_agents.errors import TrainerError
@@ -139,7 +140,7 @@ def make_report(
         masked=sum(r.outcome.masked for r in every),
         unscored=sum(r.score is None and not r.outcome.masked for r in every),
         tokens=sum(sum(sample.loss_mask_T) for sample in samples),
-        reward=_mean(everything) if everything else None,
+        reward=fmean(everything) if everything else None,
         predictors=count_predictors(every, trained, [sample.predictor for sample in samples]),
         predictor_reward=_own_rewards(every),
         candidates=_candidates(every),
@@ -196,9 +197,9 @@ def _between_share(scored: Sequence[Sequence[Rollout]]) -> float | None:
         scores = [score_of(r) for r in rollouts]
         if flat(scores):
             continue
-        mean = _mean(scores)
+        mean = fmean(scores)
         total += [(score - mean) ** 2 for score in scores]
-        between += [len(own) * (_mean(own) - mean) ** 2 for own in _by_candidate(rollouts).values()]
+        between += [len(own) * (fmean(own) - mean) ** 2 for own in _by_candidate(rollouts).values()]
     return math.fsum(between) / math.fsum(total) if total else None
 
 
@@ -209,10 +210,6 @@ def _by_candidate(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
     return dict(sorted(scores.items()))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _candidates(rollouts: Sequence[Rollout]) -> dict[str, CandidateReport]:
     own: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
@@ -221,7 +218,7 @@ def _candidates(rollouts: Sequence[Rollout]) -> dict[str, CandidateReport]:
     return {
         name: CandidateReport(
             rollouts=len(own[name]),
-            reward=_mean(scores[name]) if scores[name] else None,
+            reward=fmean(scores[name]) if scores[name] else None,
             outcomes=count_outcomes(own[name]),
         )
         for name in sorted(own)
@@ -234,4 +231,4 @@ def _own_rewards(rollouts: Iterable[Rollout]) -> dict[str, float]:
         if rollout.score is not None:
             for name, score in rollout.feedback.predictor_scores.items():
                 scores.setdefault(name, []).append(score)
-    return {name: _mean(own) for name, own in sorted(scores.items())}
+    return {name: fmean(own) for name, own in sorted(scores.items())}

@@ -7,14 +7,12 @@ policy otherwise. Files are read in :mod:`fst_agents.run_file`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Arm = Literal["fst", "rl", "gepa", "sequential", "distill"]
-ARMS: tuple[Arm, ...] = ("fst", "rl", "gepa", "sequential", "distill")
-
-
+ARMS: tuple[Arm, ...] = get_args(Arm)
 Predictors = Literal["*"] | tuple[str, ...]
 Acceptance = Literal["strict_improvement", "improvement_or_equal", "beyond_noise"]
 

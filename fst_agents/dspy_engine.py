@@ -56,13 +56,14 @@ class _EngineBase:
             )
         if sampling.max_tokens > room:
             sampling = Sampling(sampling.temperature, sampling.top_p, room, sampling.stop)
-        pending = _Pending(recorder, messages, prompt_ids, sampling)
+        pending = _Pending(recorder, order[1], messages, prompt_ids, sampling)
         return pending, self._host.submit(prompt_ids, sampling, order)
 
     def _finish(self, request: Request, pending: _Pending, completion: Completion) -> Response:
         text = self._host.tokenizer.decode(completion.token_ids)
         pending.recorder.attach(
             Sampled(
+                pending.request,
                 pending.messages,
                 pending.prompt_ids,
                 completion,
@@ -84,6 +85,7 @@ class _EngineBase:
 @dataclass(frozen=True)
 class _Pending:
     recorder: RolloutRecorder
+    request: int
     messages: tuple[Mapping[str, Any], ...]
     prompt_ids: tuple[int, ...]
     sampling: Sampling
@@ -156,6 +158,8 @@ def _refuse_unsupported(request: Request) -> None:
     config = request.config
     unsupported = {
         "response_format": config.response_format,
+        # The host's log-probabilities would be those of the nucleus, the trainer's of all tokens.
+        "top_p": None if config.top_p == 1 else config.top_p,
         "top_k": config.top_k,
         "seed": config.seed,
         "frequency_penalty": config.frequency_penalty,

@@ -143,10 +143,38 @@ def learning_faults(program: dspy.Module, config: RunConfig) -> list[str]:
             f"every predictor of the program ({_quoted(names)}) has a model of its own, so nothing "
             "is left to learn; remove [fixed.…] from the run file, or call program.set_lm(None)"
         )
+    faults += _sampling_faults(program, config)
     try:
         fixed_models(config)
     except ConfigError as error:
         faults += error.problems
+    return faults
+
+
+def _sampling_faults(program: dspy.Module, config: RunConfig) -> list[str]:
+    """Options of predictors that would end a run only after rollouts had been paid for.
+
+    What a call is given besides (``predictor(..., config={...})``) is seen when it is made.
+    """
+    own, asked, train = fixed_names(program, config.fixed), config.sampling, config.slow.train
+    faults: list[str] = []
+    for name, predictor in named_predictors(program).items():
+        if name in own:
+            continue
+        top_p, temperature = (predictor.config.get(key) for key in ("top_p", "temperature"))
+        if top_p not in (None, 1):
+            faults.append(
+                f"predictor {name!r} has a top_p of its own, {top_p}; it would change the "
+                "distribution that is sampled from, and the trainer could not follow: remove it"
+            )
+        # The gepa arm takes no RL step, so nothing there depends on the temperature.
+        trains = config.arm != "gepa" and (train == "*" or name in train)
+        if trains and temperature not in (None, asked.temperature):
+            faults.append(
+                f"predictor {name!r} has a temperature of its own, {temperature}, but is trained "
+                f"at sampling.temperature, {asked.temperature:g}; the importance ratio needs one "
+                "and the same: remove it, or leave the predictor out of slow.train"
+            )
     return faults
 
 

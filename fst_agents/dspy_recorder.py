@@ -9,6 +9,7 @@ Calls of other models than the policy are followed for one thing: whether they f
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -47,8 +48,12 @@ class FixedModelError(ServingError):
 
 @dataclass(frozen=True)
 class Sampled:
-    """What the engine knows of one completion when it hands it to the recorder."""
+    """What the engine knows of one completion when it hands it to the recorder.
 
+    ``request`` is its request's number, as :meth:`RolloutRecorder.request` has given it.
+    """
+
+    request: int
     messages: tuple[Mapping[str, Any], ...]
     prompt_ids: tuple[int, ...]
     completion: Completion
@@ -104,6 +109,7 @@ class RolloutRecorder(BaseCallback):
         self._order: list[tuple[_Invocation, int]] = []
         self._asked = 0
         self._orphans = 0
+        self._cancelled = 0
         self._over = False
         self._failures: list[Exception] = []
         self._fixed_failures: list[Exception] = []
@@ -112,7 +118,8 @@ class RolloutRecorder(BaseCallback):
     def request(self) -> Generator[tuple[int, int]]:
         """The time of one request to the host; yields the rollout's number and the request's.
 
-        Its failure is kept: a program may swallow the exception, its rollout may not.
+        Its failure is kept: a program may swallow the exception, its rollout may not. One that the
+        program cancels has been answered with nothing: it gives no call, and the program goes on.
 
         Raises:
             RolloutTimeout: the deadline has passed already.
@@ -130,6 +137,10 @@ class RolloutRecorder(BaseCallback):
             if self.remaining() == 0:
                 raise RolloutTimeout(f"the rollout's {self.timeout:g} s are used up")
             yield order
+        except asyncio.CancelledError:
+            with self._lock:
+                self._cancelled += 1
+            raise
         except Exception as error:
             with self._lock:
                 self._failures.append(error)
@@ -153,7 +164,7 @@ class RolloutRecorder(BaseCallback):
             self._order.append((invocation, len(invocation.calls) - 1))
 
     def finish(self) -> tuple[Call, ...]:
-        """End the rollout: all its calls, in the order in which they were sampled.
+        """End the rollout: all its calls, in the order in which they were asked for.
 
         Raises:
             ProgramError: a completion was sampled that no predictor of the program owns.
@@ -165,14 +176,17 @@ class RolloutRecorder(BaseCallback):
                     f"{self._orphans} LM call(s) were made outside the program's own predictors; "
                     "create every dspy.Predict in __init__ and keep it as an attribute"
                 )
-            order = tuple(self._order)
+            # Calls that ran at once are answered in an order of their own, which no second run of
+            # the program would repeat.
+            order = sorted(self._order, key=lambda at: at[0].calls[at[1]].request)
         return tuple(_call(invocation, k) for invocation, k in order)
 
     @property
     def unanswered(self) -> int:
         """Requests that were sent to the host and never came back into the rollout."""
         with self._lock:
-            return self._asked - self._orphans - len(self._order) - len(self._failures)
+            answered = self._orphans + len(self._order) + len(self._failures) + self._cancelled
+            return self._asked - answered
 
     @property
     def failures(self) -> tuple[Exception, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from dspy.utils.exceptions import AdapterParseError
 
@@ -107,9 +108,16 @@ def last_unread(calls: Sequence[Call]) -> Call:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__ or current.__context__
-    return chain
+    """An error, what it groups (asyncio.TaskGroup raises so), and what they come from."""
+    found: list[BaseException] = []
+    ahead: list[BaseException | None] = [error]
+    while ahead:
+        current = ahead.pop()
+        if current is None or any(current is other for other in found):
+            continue
+        found.append(current)
+        ahead.append(current.__cause__ or current.__context__)
+        if isinstance(current, BaseExceptionGroup):
+            group = cast("BaseExceptionGroup[BaseException]", current)
+            ahead += reversed(group.exceptions)
+    return found

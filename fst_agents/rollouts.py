@@ -287,6 +287,10 @@ def _run(module: dspy.Module, inputs: dict[str, Any]) -> tuple[Any, Exception | 
             prediction = module(**inputs)
         else:  # a program that is asynchronous only
             prediction = asyncio.run(module.acall(**inputs))
+    except asyncio.CancelledError as error:  # no Exception: it would end the run
+        left = RuntimeError("the program let the cancellation of one of its own tasks out")
+        left.__cause__ = error
+        return None, left
     except Exception as error:  # noqa: BLE001
         return None, error
     if not hasattr(prediction, "toDict"):

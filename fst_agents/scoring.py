@@ -36,7 +36,8 @@ class Scorer:
         predictors: names that ``predictor_scores`` may speak of; ``None``: any.
 
     Raises:
-        MetricError: at construction, for a callable that takes fewer than two arguments.
+        MetricError: at construction, for a callable that takes neither two arguments, three nor
+            five.
     """
 
     def __init__(
@@ -167,15 +168,16 @@ def _numbers(values: Any, what: str) -> dict[str, float]:
 
 
 def _arity(metric: Metric) -> int:
-    """How many positional arguments the metric takes, 5 for ``*args``."""
-    kinds = inspect.Parameter
-    parameters = inspect.signature(metric).parameters.values()
-    if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
-        return 5
-    count = sum(p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD) for p in parameters)
-    if count < 2:
-        raise MetricError(
-            f"metric {metric!r} takes {count} argument(s); expected (gold, prediction), "
-            "(gold, prediction, trace) or GEPA's (gold, pred, trace, pred_name, pred_trace)"
-        )
-    return count
+    """With how many positional arguments the metric can be called: 5, 3 or 2, the most it takes."""
+    signature = inspect.signature(metric)
+    for count in (5, 3, 2):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return count
+    raise MetricError(
+        f"metric {metric!r} takes {signature}; expected (gold, prediction), (gold, prediction, "
+        "trace) or GEPA's (gold, pred, trace, pred_name, pred_trace); give what else it takes a "
+        "default"
+    )

@@ -79,9 +79,10 @@ class Workers:
                 self._hire(room)
             while (late := room.wait()) is not None:
                 place = where(late.thread)
-                if room.give_up(late, give_up(late.number, place)):
+                if room.claim(late):  # before its answer is made: it may begin anew meanwhile
                     self._lost.append(late.thread)
                     self._staff -= 1
+                    room.answer(late, give_up(late.number, place))
                     _wake(late.thread)
                     self._refuse_many(place)
                     self._hire(room)
@@ -92,7 +93,9 @@ class Workers:
     def _hire(self, room: _Room[Any]) -> None:
         """Let one more thread take jobs from a room: an idle one, else a new one."""
         self._rooms.put(room)
-        if not self._idle.acquire(blocking=False) and self._staff < self._size:
+        # A full staff has one that is idle or about to be: a result is there a moment before its
+        # thread is. Unless that is waited for, its permit stands for a thread that is busy again.
+        if not self._idle.acquire(blocking=self._staff >= self._size):
             self._staff += 1
             arguments = (self._rooms, self._idle)
             threading.Thread(target=_serve, args=arguments, name="fst-rollout", daemon=True).start()
@@ -143,14 +146,19 @@ class _Room(Generic[T]):
                 self._changed.wait(self._patience if first is None else first.deadline - now)
             return None
 
-    def give_up(self, job: _Job, result: T) -> bool:
-        """Answer for a job, unless it has just come back or begun anew."""
+    def claim(self, job: _Job) -> bool:
+        """Have a job count no more, unless it has just come back or begun anew."""
         with self._changed:
             if job not in self._under_way or job.deadline > time.monotonic():
                 return False
-            self._settle(job)
-            self._results[job.number] = result
+            self._under_way.remove(job)
             return True
+
+    def answer(self, job: _Job, result: T) -> None:
+        """The result of a job that has been claimed."""
+        with self._changed:
+            self._ended()
+            self._results[job.number] = result
 
     def close(self) -> int:
         """Nothing else is begun, and what is under way counts no more; returns how many it is."""
@@ -202,7 +210,8 @@ class _Room(Generic[T]):
         with self._changed:
             if job not in self._under_way:
                 return False
-            self._settle(job)
+            self._under_way.remove(job)
+            self._ended()  # under the lock: before anybody can think that all is over
             if error is not None:
                 self._error = self._error or error
             else:
@@ -210,10 +219,6 @@ class _Room(Generic[T]):
             if error is not None or len(self._results) == self._count:
                 self._changed.notify_all()
             return True
-
-    def _settle(self, job: _Job) -> None:
-        self._under_way.remove(job)
-        self._ended()  # under the lock: before anybody can think that all is over
 
 
 def _serve(rooms: SimpleQueue[_Room[Any] | None], idle: threading.Semaphore) -> None:

@@ -100,7 +100,7 @@ class Books:
             rollouts=rollouts,
             seconds=self.spend.seconds,
         )
-        budget = {f"budget/{name}": float(v) for name, v in self.spend.to_dict().items()}
+        budget = {f"budget/{name}": float(v) for name, v in asdict(self.spend).items()}
         self._ledgers.tracker.log_metrics(
             {**report.metrics, **budget}, step=step, rollouts=rollouts
         )

@@ -89,7 +89,7 @@ def pairs_of(
     """The calls of both runs side by side, and how many rollouts could not be paired.
 
     A program may go another way under other instructions; where a call has no counterpart with the
-    same predictor and the same tokens, its rollout is left out.
+    same predictor, inputs and tokens, its rollout is left out.
 
     Args:
         learning: predictors whose calls count; ``None``: all.
@@ -112,4 +112,16 @@ def _alike(first: Rollout, second: Rollout) -> bool:
     def answers(rollout: Rollout) -> list[tuple[str, tuple[int, ...]]]:
         return [(call.predictor, call.completion_ids) for call in rollout.calls]
 
-    return answers(first) == answers(second)
+    # The inputs too: calls that run at once may be asked for in another order the second time, and
+    # then an answer is dictated to a question that it does not answer.
+    return answers(first) == answers(second) and all(
+        _equal(ours.inputs, theirs.inputs)
+        for ours, theirs in zip(first.calls, second.calls, strict=True)
+    )
+
+
+def _equal(first: Mapping[str, object], second: Mapping[str, object]) -> bool:
+    try:
+        return bool(first == second)
+    except Exception:  # noqa: BLE001 - foreign values: arrays and tables do not say yes or no
+        return False

@@ -148,7 +148,7 @@ class Loop:
             self.cycle = phase.cycle
             if isinstance(phase, SlowPhase):
                 self._learn()
-            elif (decision := self._schedule.decide(phase, self.step)).evolve:
+            elif (decision := self._schedule.decide(self.step)).evolve:
                 self._evolve(phase, decision)
             else:
                 self._pass_over(phase, decision)
@@ -242,7 +242,7 @@ class Loop:
         groups = self._rollouts(problems)
         batch = self._batch(groups)
         report = self._update(batch, groups)
-        self._schedule.learnt(groups)
+        self._schedule.learnt(groups, batch.fates)
         self.books.enter("slow", self.step, report, batch.report.candidate_metrics())
         self._rewards.append(report.metrics["slow/reward"])
         self._parts.observer.slow(self.step, report)

@@ -4,8 +4,8 @@ The adaptive schedule looks at what the RL steps since the last fast phase have 
 nothing else: a change of the task is announced to nobody. It evolves Φ where
 
 - there is no fast phase yet: a policy under a seed instruction has everything to gain from one;
-- groups are flat: a large share of a cycle's groups scored alike, and not because they were solved,
-  so that they moved no weights; only another instruction can make them differ;
+- groups are flat: a large share of a cycle's groups moved no weights, because they scored alike and
+  not because they were solved; only another instruction can make them differ;
 - the reward dropped: what Φ asks for does not earn what it did, because the task has changed or
   the weights have moved away from its texts;
 - the reward stands still, short of the best score: the weights have learnt what these texts can
@@ -28,13 +28,12 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Literal
 
-from fst_agents.bridge_report import FLAT_SPREAD
+from fst_agents.bridge_report import FLAT_SPREAD, Fate
 from fst_agents.config import RunConfig
 from fst_agents.errors import ConfigError
 from fst_agents.stream import ProblemStream
 from fst_agents.types import Pace, Pulse, RolloutGroup
 from optimizers.plan import (
-    FastPhase,
     adapts,
     cycle_rollouts,
     slow_step_rollouts,
@@ -109,9 +108,13 @@ def reason_of(metrics: Mapping[str, float]) -> Reason | None:
     return next((r for r in REASONS if metrics.get(f"fast/because/{_slug(r)}")), None)
 
 
-def pulse(groups: Sequence[RolloutGroup], best: float) -> Pulse:
+def pulse(groups: Sequence[RolloutGroup], fates: Sequence[Fate], best: float) -> Pulse:
     """What one RL step says: its mean reward, and the share of its groups that are flat below
     ``best``. Masked and unscored rollouts say nothing.
+
+    Args:
+        fates: what the bridge made of each group. Where predictors have scores of their own, it
+            may train on a group whose program scores are equal.
 
     Raises:
         ConfigError: a score lies above ``best``, so that nobody can say what is solved.
@@ -123,8 +126,8 @@ def pulse(groups: Sequence[RolloutGroup], best: float) -> Pulse:
             f"fast.schedule: got 'adaptive', which has to know what is solved: a score of "
             f"{max(every):g} is above the best one, {best:g}; set task.score_range"
         )
-    whole = [scores for scores in scored if len(scores) > 1]
-    flat = [s for s in whole if max(s) - min(s) <= FLAT_SPREAD and max(s) < best - FLAT_SPREAD]
+    whole = [(s, fate) for s, fate in zip(scored, fates, strict=True) if len(s) > 1]
+    flat = [s for s, fate in whole if fate == "flat" and max(s) < best - FLAT_SPREAD]
     return Pulse(fmean(every) if every else 0.0, len(flat) / len(whole) if whole else 0.0)
 
 
@@ -172,8 +175,8 @@ class Schedule:
         self._config = config
         self._rules = Rules.of(config)
 
-    def decide(self, phase: FastPhase, step: int) -> Decision:
-        """Whether a fast phase of the plan runs, behind ``step`` RL steps."""
+    def decide(self, step: int) -> Decision:
+        """Whether a fast phase runs, behind ``step`` RL steps."""
         if not self.adaptive:
             return Decision(True, "fixed", {})
         if not self.pace.evolved:
@@ -187,14 +190,14 @@ class Schedule:
         """A fast phase is about to run: what was seen under the Φ before it is forgotten."""
         self.pace = Pace(self.pace.evolved + 1)
 
-    def learnt(self, groups: Sequence[RolloutGroup]) -> None:
-        """An RL step has been taken.
+    def learnt(self, groups: Sequence[RolloutGroup], fates: Sequence[Fate]) -> None:
+        """An RL step has been taken; ``fates`` as :func:`pulse` takes them.
 
         Raises:
             ConfigError: see :func:`pulse`.
         """
         if self.adaptive:
-            seen = pulse(groups, self._rules.best)
+            seen = pulse(groups, fates, self._rules.best)
             steps = max(MEMORY, self._rules.patience) * self._rules.cycle
             self.pace = Pace(self.pace.evolved, (*self.pace.pulses, seen)[-steps:])
 

@@ -183,6 +183,7 @@ def test_predictor_scores_can_keep_a_group_whose_program_scores_are_flat() -> No
         group(rollout(1, predictor_scores={"solve": 1}), rollout(1, predictor_scores={"solve": 0}))
     )
     assert batch.report.kept_groups == 1
+    assert batch.fates == ("kept",)
 
 
 def test_a_predictor_score_without_a_second_one_leaves_the_rollouts_advantage() -> None:

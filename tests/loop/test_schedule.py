@@ -119,17 +119,23 @@ def group(*scores: float | None) -> RolloutGroup:
 
 def test_flat_groups_count_only_below_the_best_score() -> None:
     groups = [group(0.0, 0.0), group(1.0, 1.0), group(0.0, 1.0), group(0.5, 0.5, None)]
-    assert pulse(groups, 1.0) == Pulse(0.5, 0.5)
+    assert pulse(groups, ["flat", "flat", "kept", "flat"], 1.0) == Pulse(0.5, 0.5)
+
+
+def test_a_group_is_flat_where_the_bridge_trains_on_none_of_it() -> None:
+    """Scores of predictors may differ where the program's do not, and the other way round."""
+    assert pulse([group(0.5, 0.5)], ["kept"], 1.0) == Pulse(0.5, 0.0)
+    assert pulse([group(0.5, 0.7)], ["flat"], 1.0) == Pulse(0.6, 1.0)
 
 
 def test_what_has_no_two_scores_says_nothing() -> None:
-    assert pulse([group(0.3, None), group(None, None)], 1.0) == Pulse(0.3, 0.0)
-    assert pulse([group(None)], 1.0) == Pulse(0.0, 0.0)
+    assert pulse([group(0.3, None), group(None, None)], ["thin", "thin"], 1.0) == Pulse(0.3, 0.0)
+    assert pulse([group(None)], ["thin"], 1.0) == Pulse(0.0, 0.0)
 
 
 def test_a_score_above_the_best_one_is_the_requests_fault() -> None:
     with pytest.raises(ConfigError, match=r"a score of 70 is above the best one, 1; set task.sco"):
-        pulse([group(70.0, 3.0)], 1.0)
+        pulse([group(70.0, 3.0)], ["kept"], 1.0)
 
 
 # -- the plan ------------------------------------------------------------------------------------
@@ -156,7 +162,7 @@ def walk(config: RunConfig, verdicts: Callable[[], bool]) -> tuple[int, int]:
             schedule.pace = Pace(
                 schedule.pace.evolved, tuple(flat) if schedule.pace.evolved else ()
             )
-            if schedule.decide(phase, step).evolve:
+            if schedule.decide(step).evolve:
                 schedule.evolves()
             continue
         for _ in range(phase.steps):

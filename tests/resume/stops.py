@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,7 @@ def outcome(run: Run) -> dict[str, Any]:
         "stopped": run.loop.stopped,
         "cursor": run.parts.stream.cursor,
         "pace": run.run_dir.state().pace,
-        "spend": _timeless(books.spend.to_dict()),
+        "spend": _timeless(asdict(books.spend)),
         "predictors": books.predictors,
         "history": [(r.step, _timeless(r.metrics)) for r in history(run.run_dir, plan(run.config))],
         "metrics": [_timeless({**line, "metrics": _timeless(line["metrics"])}) for line in lines],

@@ -7,6 +7,8 @@ import contextlib
 import contextvars
 import random
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import dspy
@@ -16,7 +18,7 @@ from worlds import SAMPLING, Answer, Single, candidate, chat, echo, one, problem
 from fst_agents.dspy_bridge import apply, problems, seed_candidate
 from fst_agents.errors import ProgramError
 from fst_agents.serving.scripted_host import ScriptedHost
-from fst_agents.types import Outcome, Population, Sampling
+from fst_agents.types import Completion, Outcome, Population, Sampling
 
 
 class Twins(dspy.Module):
@@ -147,6 +149,30 @@ def test_asyncio_inside_a_program_keeps_its_calls() -> None:
     rollout = one(Gathered())
     assert rollout.prediction == {"answer": "q0! q1! q2!"}
     assert names(rollout) == ["solve"] * 3
+
+
+class BackwardsHost(ScriptedHost):
+    """Answers three requests at once, the last one first."""
+
+    def __init__(self) -> None:
+        super().__init__(echo)
+        self._waiting: list[tuple[Future[Completion], Future[Completion]]] = []
+
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: Sampling, order: tuple[int, ...] = ()
+    ) -> Future[Completion]:
+        later = Future[Completion]()
+        self._waiting.append((later, super().submit(prompt_ids, sampling, order)))
+        if len(self._waiting) == 3:
+            for promised, made in reversed(self._waiting):
+                promised.set_result(made.result())
+        return later
+
+
+def test_calls_stand_in_the_order_asked_whichever_is_answered_first() -> None:
+    rollout = one(Gathered(), BackwardsHost())
+    assert [call.inputs["question"] for call in rollout.calls] == ["q0", "q1", "q2"]
+    assert [call.outputs for call in rollout.calls] == [{"answer": f"q{k}!"} for k in range(3)]
 
 
 def test_a_program_that_is_asynchronous_only_runs() -> None:

@@ -354,6 +354,52 @@ def test_a_program_whose_author_gave_every_predictor_an_lm_has_nothing_to_learn(
     assert "call program.set_lm(None)" in faults(program)[0]
 
 
+def sampled_with(**options: Any) -> Judged:
+    program = Judged()
+    program.judge.config = options
+    return program
+
+
+@pytest.mark.parametrize(
+    ("options", "sections", "said"),
+    [
+        ({"top_p": 0.9}, {}, "predictor 'judge' has a top_p of its own, 0.9; "),
+        ({"top_p": 0.9}, {"slow": {"train": ["solve"]}}, "predictor 'judge' has a top_p"),
+        (
+            {"temperature": 0.5},
+            {"sampling": {"temperature": 0.7}},
+            "predictor 'judge' has a temperature of its own, 0.5, but is trained at "
+            "sampling.temperature, 0.7; ",
+        ),
+    ],
+)
+def test_sampling_that_a_trainer_could_not_follow_is_refused_before_a_run(
+    options: dict[str, Any], sections: dict[str, Any], said: str
+) -> None:
+    [line] = faults(sampled_with(**options), **sections)
+    assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("options", "sections"),
+    [
+        ({"top_p": 1.0, "temperature": 1}, {}),
+        ({"top_p": None, "temperature": None}, {}),
+        ({"temperature": 0.5}, {"sampling": {"temperature": 0.5}}),
+        ({"temperature": 0.5}, {"slow": {"train": ["solve"]}}),
+        ({"temperature": 0.5}, {"arm": "gepa"}),
+        (
+            {"temperature": 0.5, "top_p": 0.9},
+            {"fixed": {"judge": {"model": "openai/gpt-5-mini"}}},
+        ),
+    ],
+)
+def test_sampling_that_nothing_is_trained_on_is_the_programs_own_affair(
+    options: dict[str, Any], sections: dict[str, Any]
+) -> None:
+    assert faults(sampled_with(**options), **sections) == []
+
+
 def test_models_of_the_run_file_get_their_arguments_and_no_cache() -> None:
     asked = {"model": "openai/x", "args": {"api_base": "http://127.0.0.1:1/v1", "temperature": 0.5}}
     made = fixed_models(parse({"fixed": {"judge": asked}, "sampling": {"timeout": 9.0}}))["judge"]

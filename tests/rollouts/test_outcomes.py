@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import dspy
@@ -16,7 +19,7 @@ from fst_agents.errors import ProgramError
 from fst_agents.rollouts import Runner
 from fst_agents.scoring import MetricError, Scorer
 from fst_agents.serving.scripted_host import ScriptedHost
-from fst_agents.types import Outcome, Sampling
+from fst_agents.types import Completion, Outcome, Sampling
 
 
 def garbage(prompt: str, sampling: Sampling, rng: random.Random) -> str:
@@ -172,6 +175,67 @@ def test_a_hung_host_times_out_under_asyncio_too() -> None:
     assert rollout.outcome is Outcome.TIMEOUT
 
 
+class Racing(Single):
+    """Asks twice, takes the first answer, and cancels the other call."""
+
+    async def aforward(self, question: str) -> Any:
+        asked = [asyncio.ensure_future(self.solve.acall(question=q)) for q in (question, "slow")]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        asked[1].cancel()
+        await asyncio.wait(asked)
+        return await asked[0]
+
+    def forward(self, question: str) -> Any:
+        return asyncio.run(self.aforward(question))
+
+
+class HalfSilentHost(ScriptedHost):
+    """Has hung for one question."""
+
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: Sampling, order: tuple[int, ...] = ()
+    ) -> Future[Completion]:
+        if "slow" in self.tokenizer.decode(prompt_ids):
+            return Future[Completion]()
+        return super().submit(prompt_ids, sampling, order)
+
+
+def test_a_call_that_the_program_cancels_is_none() -> None:
+    rollout = one(Racing(), HalfSilentHost(echo), timeout=5)
+    assert (rollout.outcome, rollout.score) == (Outcome.OK, 1.0)
+    assert [call.inputs["question"] for call in rollout.calls] == ["q"]
+
+
+def test_a_cancellation_that_gets_out_is_the_programs_error() -> None:
+    class Careless(Racing):
+        async def aforward(self, question: str) -> Any:
+            asked = asyncio.ensure_future(self.solve.acall(question="slow"))
+            await asyncio.sleep(0)
+            asked.cancel()
+            return await asked
+
+    rollout = one(Careless(), HalfSilentHost(echo), timeout=5)
+    assert (rollout.outcome, rollout.calls) == (Outcome.PROGRAM_ERROR, ())
+    assert "cancellation of one of its own tasks" in str(rollout.error)
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [(garbage, Outcome.PARSE_FAILURE), (broken, Outcome.INFRA_ERROR)],
+)
+def test_what_goes_wrong_in_a_task_group_keeps_its_outcome(script: Any, outcome: Outcome) -> None:
+    class Grouped(Single):
+        async def both(self, question: str) -> Any:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(self.solve.acall(question=question)) for _ in range(2)]
+            return asked[0].result()
+
+        def forward(self, question: str) -> Any:
+            return asyncio.run(self.both(question))
+
+    assert one(Grouped(), script).outcome is outcome
+
+
 def test_a_program_that_calls_for_ever_ends_at_its_deadline() -> None:
     class Endless(Single):
         def forward(self, question: str) -> Any:
@@ -222,6 +286,7 @@ def test_max_tokens_shrinks_to_the_room_there_is() -> None:
     ("options", "named"),
     [
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"top_p": 0.9}, "top_p"),
         ({"seed": 1}, "seed"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
     ],
@@ -236,6 +301,15 @@ def test_options_that_the_trainer_could_not_follow_are_refused(
 
     with pytest.raises(ProgramError, match=named):
         one(Particular())
+
+
+def test_a_top_p_that_leaves_all_tokens_in_is_no_fault() -> None:
+    class Whole(Single):
+        def __init__(self) -> None:
+            super().__init__()
+            self.solve = dspy.Predict("question -> answer", top_p=1)
+
+    assert one(Whole()).outcome is Outcome.OK
 
 
 def test_an_adapter_that_wants_native_tools_gets_them_as_text() -> None:

@@ -272,9 +272,45 @@ def test_a_metric_that_gives_labels_no_score_is_reported_once(metric: Any, said:
 def test_what_cannot_be_called_as_a_metric() -> None:
     [line] = faults(example(), metric=lambda gold: 1.0)
     assert line.startswith("metric <function ")
-    assert "takes 1 argument(s); expected (gold, prediction)" in line
+    assert "takes (gold); expected (gold, prediction)" in line
     [line] = faults(example(), metric=3)
     assert line.startswith("metric 3 cannot be called: ")
+
+
+def four(gold: Any, pred: Any, trace: Any, name: Any) -> float:
+    return 1.0
+
+
+def six(gold: Any, pred: Any, trace: Any, name: Any, own: Any, more: Any) -> float:
+    return 1.0
+
+
+def by_name_only(gold: Any, pred: Any, *, tolerance: float) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("metric", [four, six, by_name_only])
+def test_a_metric_that_wants_what_nobody_gives_is_refused(metric: Any) -> None:
+    [line] = faults(example(), metric=metric)
+    assert line.startswith("metric <function ")
+    assert "expected (gold, prediction), (gold, prediction, trace) or GEPA's" in line
+
+
+def most_by_default(gold: Any, pred: Any, trace: Any = None, name: Any = None) -> float:
+    return 1.0
+
+
+def tolerant(gold: Any, pred: Any, *, tolerance: float = 0.1) -> float:
+    return 1.0
+
+
+def seven(gold: Any, pred: Any, a: Any, b: Any, c: Any, d: Any = 0, *e: Any, **f: Any) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("metric", [most_by_default, tolerant, seven, lambda *all: 1.0])
+def test_a_metric_may_take_more_than_it_is_given(metric: Any) -> None:
+    assert faults(example(), metric=metric) == []
 
 
 def explains(gold: Any, pred: Any) -> float:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 import pytest
@@ -20,7 +20,16 @@ from fst_agents.errors import ConfigError, ServingError, TrainerError
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_file import parse
 from fst_agents.serving.scripted_host import ScriptedHost
-from fst_agents.types import Candidate, Policy, Problem, Sampling
+from fst_agents.types import (
+    Call,
+    Candidate,
+    Feedback,
+    Outcome,
+    Policy,
+    Problem,
+    Rollout,
+    Sampling,
+)
 from optimizers.distill import Distiller, reverse_kl
 from optimizers.distill_pairs import DictatingHost, Pair, pairs_of
 from optimizers.plan import distill_rollouts, distill_steps, phase_rollouts, plan, total_rollouts
@@ -212,6 +221,47 @@ def test_pairs_hold_the_same_tokens_under_two_instructions() -> None:
     assert only == pairs[1::2]
     shuffled, left_out = pairs_of(ours, theirs[::-1], None)
     assert (len(shuffled), left_out) == (2, 2)  # the one in the middle is its own counterpart
+
+
+class Both(dspy.Module):
+    """One predictor, asked about ``left`` and ``right``; every second run begins with the right."""
+
+    begun: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.solve = dspy.Predict(dspy.make_signature("question -> answer", "Answer."))
+
+    def forward(self, question: str) -> Any:
+        sides = ["left", "right"] if len(self.begun) % 2 == 0 else ["right", "left"]
+        self.begun.append(question)
+        answers = [self.solve(question=side).answer for side in sides]
+        return dspy.Prediction(answer=" ".join(answers))
+
+
+def test_answers_to_other_questions_are_not_paired() -> None:
+    Both.begun.clear()
+    seed, sampling = Candidate({"solve": "Answer."}), Sampling(max_tokens=200)
+    jobs = [(Problem("p", dspy.Example(question="q").with_inputs("question")), seed)]
+    host = ScriptedHost(field)
+    dictating = DictatingHost(host)
+    with closing(Runner(Both(), lambda gold, pred: 1.0, host)) as runner:
+        ours = runner.collect(jobs, sampling)
+    dictating.dictate(ours)
+    with closing(Runner(Both(), lambda gold, pred: 1.0, dictating)) as reader:
+        swapped, same = (reader.collect(jobs, sampling) for _ in range(2))
+    assert pairs_of(ours, swapped, None) == ([], 1)
+    pairs, left_out = pairs_of(ours, same, None)
+    assert (len(pairs), left_out) == (2, 0)
+
+
+def test_inputs_that_cannot_be_compared_are_not_paired() -> None:
+    def asked(value: object) -> Rollout:
+        call = Call("solve", (), (1,), (2,), (0.0,), "stop", 0, 1.0, "a", {"table": value})
+        return Rollout("p", "c", 0, (call,), Feedback(1.0), Outcome.OK)
+
+    assert pairs_of([asked([1])], [asked([1])], None)[1] == 0
+    assert pairs_of([asked(torch.ones(2))], [asked(torch.ones(2))], None) == ([], 1)
 
 
 def test_a_dictating_host_samples_nothing() -> None:
