@@ -224,11 +224,6 @@ def test_what_a_key_refers_to_is_looked_at_before_anything_is_written(
         assert any(line.startswith(start) for line in refused(command, "run.toml"))
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_has_a_forecast(arm: str) -> None:
-    assert forecast(check({"arm": arm}))["rollouts"]["eval"] > 0
-
-
 def test_an_adaptive_forecast_has_either_phase_at_its_most() -> None:
     """12 cycles of 864 + 6 · 128 rollouts; with a single fast phase, 18720 // 128 RL steps."""
     told = forecast(check({"fast": {"schedule": "adaptive"}}))
