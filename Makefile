@@ -1,7 +1,7 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up first.
 PYTHON ?= python3
 VENV := .venv
-# Tests are split over so many processes, a file to a process.
+# Tests are split over so many processes, a file to a process, in the order of tests/conftest.py.
 JOBS ?= 2
 STAMP := $(VENV)/.set-up
 export LITELLM_LOCAL_MODEL_COST_MAP := True
@@ -15,7 +15,8 @@ demo: $(STAMP)
 	$(VENV)/bin/fst demo
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu and not faults"
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+		-m "not slow and not gpu and not faults"
 
 test-faults: $(STAMP)
 	$(VENV)/bin/python -m pytest tests/faults

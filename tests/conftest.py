@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Ray clusters of the tests answer nobody else.
@@ -14,3 +16,32 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 # A busy machine is no defect: pytest-timeout looks after examples that hang.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+LONG = (
+    "cli/test_cli.py",
+    "studies/test_ray.py",
+    "serving/test_host_contract.py",
+    "resume/test_stops.py",
+    "studies/test_cells.py",
+    "serving/test_stranger.py",
+    "resume/test_kills.py",
+    "cli/test_tasks.py",
+    "docs/test_snippets.py",
+    "serving/test_vllm_process.py",
+    "serving/test_vllm_restart.py",
+    "wheel/test_wheel.py",
+    "studies/test_commands.py",
+    "longrun/test_long_run.py",
+    "slow/test_slow_step_bench.py",
+)
+"""Files of few tests that take long. Begun last, one of them would keep a single process busy while
+the others have nothing left to do; begun first, the many short files fill the gaps behind them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the order within a file, and of all other files, stays."""
+    here = Path(__file__).parent
+    rank = {here / name: place for place, name in enumerate(LONG)}
+    if missing := [str(file) for file in rank if not file.is_file()]:
+        raise pytest.UsageError(f"LONG of tests/conftest.py names no file: {missing}")
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))

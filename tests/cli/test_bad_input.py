@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import in_process
 import pytest
 import tomlkit
 from fuzz import Key, Place, junk, keys, placed, texts, wrong
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import fst
-from typer.testing import CliRunner
 
 from experiments.bench import BENCHES
 from experiments.check import check
@@ -25,6 +25,9 @@ from experiments.studies.catalog import ALL, STUDIES, SWEEP
 from fst_agents.config import ARMS, RunConfig
 from fst_agents.errors import ConfigError
 from fst_agents.run_file import examine
+
+refused = partial(in_process.refused, alone=False)
+"""Studies and LiteLLM may say more than what is wrong."""
 
 KEYS = keys()
 SECTIONS = {key.place[0] for key in KEYS}
@@ -55,29 +58,10 @@ def examples(count: int) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current directory; ``fst`` takes signals over, which are given back."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory."""
     monkeypatch.chdir(tmp_path)
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield tmp_path
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
-def refused(*arguments: str) -> list[str]:
-    """The lines of a request that ``fst`` refuses; it writes nothing."""
-    before = sorted(Path().rglob("*"))
-    done = CliRunner().invoke(app, list(arguments))
-    assert done.exit_code == 2, (arguments, done.output, done.exception)
-    assert done.stdout == ""
-    assert sorted(Path().rglob("*")) == before, arguments
-    lines = done.stderr.splitlines()
-    if done.stderr.startswith("Usage: "):  # typer's own words, which name the option
-        return lines
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    assert said
-    assert all(line.isprintable() for line in said), said
-    return said
+    return tmp_path
 
 
 def faults(data: dict[str, Any], overrides: Sequence[str] = ()) -> list[str]:
@@ -238,11 +222,6 @@ def test_what_a_key_refers_to_is_looked_at_before_anything_is_written(
     Path("run.toml").write_text(tomlkit.dumps(values))
     for command in ("check", "train"):
         assert any(line.startswith(start) for line in refused(command, "run.toml"))
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_has_a_forecast(arm: str) -> None:
-    assert forecast(check({"arm": arm}))["rollouts"]["eval"] > 0
 
 
 def test_an_adaptive_forecast_has_either_phase_at_its_most() -> None:

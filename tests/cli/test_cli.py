@@ -1,4 +1,4 @@
-"""The ``fst`` command as a user meets it: a process, its exit code and its two streams."""
+"""The ``fst`` command as a user meets it: its exit code and its two streams."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import printed, refused
 from processes import ROOT, environment, fst, interrupted, mentioning, result
 
 TINY = """
@@ -49,16 +50,6 @@ KEYS = {
 }  # fmt: skip
 
 
-def problems(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The lines of a refused request."""
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert all(line.startswith("error: ") for line in lines), done.stderr
-    return [line.removeprefix("error: ") for line in lines]
-
-
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = fst("--help", cwd=tmp_path)
     assert done.returncode == 0
@@ -75,14 +66,14 @@ def test_tasks_lists_operations_and_pairs(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_or_command_is_a_wrong_request(tmp_path: Path) -> None:
-    assert "no task 'chess'" in problems(fst("tasks", "chess", cwd=tmp_path))[0]
-    assert fst("conquer", cwd=tmp_path).returncode == 2
+    assert "no task 'chess'" in refused("tasks", "chess", cwd=tmp_path)[0]
+    assert "No such command 'conquer'" in "".join(refused("conquer", cwd=tmp_path))
 
 
 def test_check_resolves_a_good_file_and_spends_nothing(tmp_path: Path) -> None:
     """Evaluation: four cells of 8 problems, and ten skills of 32 before and after."""
     (tmp_path / "run.toml").write_text(TINY)
-    answer = result(fst("check", "run.toml", "--json", "--set", "seed=7", cwd=tmp_path))
+    answer = printed("check", "run.toml", "--json", "--set", "seed=7", cwd=tmp_path)
     assert answer["ok"] is True
     assert answer["config"]["seed"] == 7
     assert answer["forecast"]["rollouts"] == {"limit": 36, "fast": 20, "slow": 16, "eval": 672}
@@ -97,7 +88,7 @@ def test_check_lists_every_problem_of_a_bad_file(tmp_path: Path) -> None:
         "[fast]\npopulation = 3\n"
         '[slow]\nlearning_rate = "fast"\ntrain = ["absent"]\n'
     )
-    starts = sorted(line.split(":")[0] for line in problems(fst("check", "bad.toml", cwd=tmp_path)))
+    starts = sorted(line.split(":")[0] for line in refused("check", "bad.toml", cwd=tmp_path))
     assert starts == [
         "colour", "fast.population", "policy.model", "slow.learning_rate", "slow.train",
         "task.target",
@@ -107,16 +98,16 @@ def test_check_lists_every_problem_of_a_bad_file(tmp_path: Path) -> None:
 def test_check_knows_the_programs_predictors(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(TINY)
     wrong = ["--set", 'slow.train=["absent"]', "--set", 'fast.evolve=["gone"]']
-    lines = problems(fst("check", "run.toml", *wrong, cwd=tmp_path))
+    lines = refused("check", "run.toml", *wrong, cwd=tmp_path)
     assert [line.split(":")[0] for line in lines] == ["fast.evolve", "slow.train"]
     assert "it has 'solve'" in lines[0]
 
 
 @pytest.mark.parametrize("command", ["check", "train"])
 def test_a_missing_or_unreadable_file_is_a_wrong_request(tmp_path: Path, command: str) -> None:
-    assert "no such run file" in problems(fst(command, "absent.toml", cwd=tmp_path))[0]
+    assert "no such run file" in refused(command, "absent.toml", cwd=tmp_path)[0]
     (tmp_path / "run.toml").write_text("arm = ")
-    assert "not readable as TOML" in problems(fst(command, "run.toml", cwd=tmp_path))[0]
+    assert "not readable as TOML" in refused(command, "run.toml", cwd=tmp_path)[0]
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +127,13 @@ def test_train_prints_one_object(trained: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_a_finished_run_is_a_wrong_request_for_train(trained: tuple[Path, dict[str, Any]]) -> None:
-    [line] = problems(fst("train", "tiny.toml", "--json", cwd=trained[0]))
+    [line] = refused("train", "tiny.toml", "--json", cwd=trained[0])
     assert "holds a finished run, which is never overwritten" in line
 
 
 def test_eval_measures_the_same_cells_again(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, answer = trained
-    again = result(fst("eval", "run", "--json", cwd=folder))
+    again = printed("eval", "run", "--json", cwd=folder)
     assert set(again["scores"]) == set(answer["scores"])
     assert {n for n, v in again["scores"].items() if v is None} == {
         n for n, v in answer["scores"].items() if v is None
@@ -160,12 +151,12 @@ def test_export_writes_what_ships(trained: tuple[Path, dict[str, Any]]) -> None:
     assert (Path(words[2]) / "config.json").is_file()
     card = (folder / "shipped" / "README.md").read_text()
     assert all(text in card for text in answer["instructions"].values())
-    assert "exists already" in problems(fst("export", "run", "shipped", cwd=folder))[0]
+    assert "exists already" in refused("export", "run", "shipped", cwd=folder)[0]
 
 
 def test_what_is_no_run_is_a_wrong_request(tmp_path: Path) -> None:
     for command in (["eval", "."], ["export", ".", "out"], ["report", "."]):
-        assert "no run directory" in problems(fst(*command, cwd=tmp_path))[0]
+        assert "no run directory" in refused(*command, cwd=tmp_path)[0]
 
 
 def test_doctor_says_what_this_machine_has(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from in_process import printed, refused
 from processes import fst, result
 
 from programs.catalog import TASKS
@@ -31,17 +32,16 @@ def endpoint() -> Iterator[ChatEndpoint]:
 
 
 def test_tasks_lists_them_all_and_shows_one(tmp_path: Path) -> None:
-    assert list(result(fst("tasks", "--json", cwd=tmp_path))) == list(TASKS)
-    shown = result(fst("tasks", "star_graph", "--json", cwd=tmp_path))
+    assert list(printed("tasks", "--json", cwd=tmp_path)) == list(TASKS)
+    shown = printed("tasks", "star_graph", "--json", cwd=tmp_path)
     assert shown["summary"] == TASKS["star_graph"].summary
     assert shown["options"]["degree"] == 4
-    refused = fst("tasks", "chess", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "no task 'chess'; there are digits" in refused.stderr
+    [line] = refused("tasks", "chess", cwd=tmp_path)
+    assert "no task 'chess'; there are digits" in line
 
 
 def test_the_seed_program_runs_on_the_embedded_policy(tmp_path: Path) -> None:
-    found = result(fst("eval", "--task", "digits-pipeline", "--json", *SMALL, cwd=tmp_path))
+    found = printed("eval", "--task", "digits-pipeline", "--json", *SMALL, cwd=tmp_path)
     assert found["model"] == "micro"
     assert (found["examples"], found["runs"]) == (4, 4)
     assert found["outcomes"] == {"ok": 4}
@@ -50,13 +50,11 @@ def test_the_seed_program_runs_on_the_embedded_policy(tmp_path: Path) -> None:
 
 
 def test_the_seed_program_runs_on_any_litellm_model(tmp_path: Path, endpoint: ChatEndpoint) -> None:
-    found = result(
-        fst(
-            *("eval", "--task", "triage", "--lm", "openai/any", "--json", *SMALL),
-            *("--set", f'fast.reflection_args.api_base="{endpoint.url}"'),
-            *("--set", 'fast.reflection_args.api_key="k"'),
-            cwd=tmp_path,
-        )
+    found = printed(
+        *("eval", "--task", "triage", "--lm", "openai/any", "--json", *SMALL),
+        *("--set", f'fast.reflection_args.api_base="{endpoint.url}"'),
+        *("--set", 'fast.reflection_args.api_key="k"'),
+        cwd=tmp_path,
     )
     assert (found["model"], found["runs"]) == ("openai/any", 4)
     assert found["outcomes"] == {"ok": 4}
@@ -80,17 +78,14 @@ def test_the_seed_program_runs_on_any_litellm_model(tmp_path: Path, endpoint: Ch
 def test_a_request_that_makes_no_sense_is_refused(
     arguments: list[str], words: str, tmp_path: Path
 ) -> None:
-    done = fst(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    lines = refused(*arguments, cwd=tmp_path, alone=False)  # LiteLLM has its own words
+    assert any(words in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["star_graph", "code_output", "math_word", "claims", "triage"])
 def test_a_task_runs_on_the_least_of_everything(name: str, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(f'run_dir = "run"\n[task]\nname = "{name}"\n')
-    done = result(fst("train", "run.toml", "--smoke", "--json", cwd=tmp_path))
+    done = printed("train", "run.toml", "--smoke", "--json", cwd=tmp_path)
     assert (done["task"], done["cycles"]) == (name, 1)
     assert done["rollouts"]["slow"] == 2 * 4
     assert 2 * 2 <= done["rollouts"]["fast"] <= 12

@@ -39,15 +39,28 @@ def places(config: RunConfig, path: Path, *, kill: bool) -> int:
 
 @pytest.mark.parametrize("kill", [True, False], ids=["kill", "error"])
 def test_a_stop_anywhere_changes_nothing(whole: Run, tmp_path: Path, kill: bool) -> None:
+    """At every so many places, by turns before a call and behind one."""
+    stop_at_every(3 if whole.config == CONFIGS["fst"] else 7, whole, tmp_path, kill=kill)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", ["fst"], indirect=True)
+def test_a_kill_at_every_single_place_changes_nothing(whole: Run, tmp_path: Path) -> None:
+    stop_at_every(1, whole, tmp_path, kill=True)
+
+
+def stop_at_every(step: int, whole: Run, folder: Path, *, kill: bool) -> None:
+    """Stop at places that are ``step`` apart, go on, and compare with the whole run."""
     wanted = outcome(whole)
-    step = 7 if whole.config != CONFIGS["fst"] else 1 if kill else 3
     slow = whole.config.slow
     # A slow step, or one request of a fast phase; with fewer checkpoints, up to a cycle's steps.
     again = slow.batch_size * slow.group_size
     if whole.config.checkpoint.every > 1:
         again *= slow.steps_per_cycle
-    for at in range(0, places(whole.config, tmp_path / "count", kill=kill), step):
-        path = tmp_path / f"{at}"
+    count = places(whole.config, folder / "count", kill=kill)
+    assert count > 5 * step
+    for at in range(0, count, step):
+        path = folder / f"{at}"
         first = attempt(path, whole.config, Fuse(at, kill=kill))
         assert not finish(first), at
         second = attempt(path, whole.config, Fuse())
