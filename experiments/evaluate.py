@@ -14,6 +14,7 @@ from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import RunDirError
 from fst_agents.outcomes import FailureScores
+from fst_agents.redaction import refuse_redacted
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
 from fst_agents.run_file import parse
@@ -41,9 +42,16 @@ def final_policy(run: RunDir) -> Policy:
 
 
 def evaluate_again(run_dir: Path, overrides: Sequence[str], console: Console) -> dict[str, Any]:
-    """Scores and intervals of every cell the run's arm has."""
+    """Scores and intervals of every cell the run's arm has.
+
+    Raises:
+        ConfigError: an override is wrong, or a secret that serving needs has to be given again.
+        RunDirError: the run has not finished.
+        FstError: serving or a rollout failed.
+    """
     run = RunDir.open(run_dir)
     config = resolved(parse(run.config().model_dump(mode="json"), overrides))
+    refuse_redacted(config, "serve", "fixed")  # nothing is reflected upon
     trained, result = final_policy(run), run.result()
     task = build_task(config)
     host, why = choose_host(config, Policy(trained.model), run.path / "serve")
