@@ -21,6 +21,7 @@ from fst_agents.run_file import parse
 from fst_agents.serving.choose import choose_host
 from fst_agents.types import Candidate, Policy, Sampling
 from optimizers.evaluation import Evaluator, evaluate_run
+from optimizers.plan import shipped_cell, trains
 
 
 def final_policy(run: RunDir) -> Policy:
@@ -76,8 +77,9 @@ def evaluate_again(run_dir: Path, overrides: Sequence[str], console: Console) ->
             seed=seed_candidate(task.program),
             champion=Candidate(result["instructions"]) if config.arm != "rl" else None,
             base=Policy(trained.model),
-            trained=trained if config.arm != "gepa" else None,
+            trained=trained if trains(config) else None,
             skills=task.skills,
+            ships=shipped_cell(config),
         )
     finally:
         runner.close()

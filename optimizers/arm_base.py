@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,7 +35,7 @@ from optimizers.distill_stage import Stage, teacher_of
 from optimizers.evaluation import Evaluation, Evaluator, evaluate_run
 from optimizers.loop import Loop, Observer, Parts, Silence
 from optimizers.outcome import Outcome2x2, close_books, ends, final_kl, final_scores, ship
-from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan
+from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan, shipped_cell, trains
 from optimizers.protocols import FastOptimizer
 from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
 from optimizers.request import request_faults
@@ -190,8 +189,8 @@ class ArmBase(Teleprompter):
             if val:
                 whole = FailureScores(least_score(self.config))  # no credit for parts
                 judge = self._runner(student, host, self.eval_metric, stack, fixed, whole)
-                trained = slow is not None
-                evaluation = self._evaluate(judge, loop, seed, val, needs_fast, trained)
+                champion = loop.population.best if needs_fast else None
+                evaluation = self._evaluate(judge, loop.policy, seed, champion, val)
                 write_json(run_dir.path / "problems.json", final_scores(evaluation))
                 kl = None if slow is None else final_kl(slow, evaluation)
             result = self._result(loop, run_dir, tracker, phases)
@@ -393,29 +392,24 @@ class ArmBase(Teleprompter):
     def _evaluate(
         self,
         judge: Runner,
-        loop: Loop,
+        final: Policy,
         seed: Candidate,
+        champion: Candidate | None,
         val: Sequence[Any],
-        evolved: bool,
-        trained: bool,
     ) -> Evaluation:
         settings = self.config.eval
         sampling = Sampling(settings.temperature, max_tokens=self.config.sampling.max_tokens)
         evaluator = Evaluator(judge, val, settings.samples, sampling)
-        evaluation = evaluate_run(
+        return evaluate_run(
             evaluator,
             judge,
             seed=seed,
-            champion=loop.population.best if evolved else None,
+            champion=champion,
             base=self.policy,
-            trained=loop.policy if trained else None,
+            trained=final if trains(self.config) else None,
             skills=self.skills,
+            ships=shipped_cell(self.config),
         )
-        if not distill_steps(self.config):
-            return evaluation
-        # What ships does without the instruction, so KL and scores by problem are those without.
-        sequences = evaluator.cell(seed)[1]
-        return replace(evaluation, sequences=sequences, rollouts=evaluator.rollouts)
 
     def _result(
         self, loop: Loop, run_dir: RunDir, tracker: Tracker, phases: Sequence[Phase]

@@ -35,7 +35,7 @@ class Evaluation:
     retention: Mapping[str, Score | None]
     rollouts: int
     sequences: Sequence[Rollout]
-    """Rollouts of the final cell: what the KL to the base is measured on."""
+    """Rollouts of the cell that ships: what the KL to the base is measured on."""
 
 
 class Evaluator:
@@ -80,26 +80,30 @@ def evaluate_run(
     base: Policy,
     trained: Policy | None,
     skills: Sequence[Skill] = (),
+    ships: str,
 ) -> Evaluation:
     """Evaluate what an arm has: no evolved cells without a champion, no trained without weights.
 
-    The host serves the trained weights again when this returns.
+    ``ships`` is the cell whose rollouts are kept. The host serves the trained weights again when
+    this returns.
     """
     cells: dict[str, Score | None] = dict.fromkeys(CELLS)
     kept: dict[str, Score | None] = {"base": None, "final": None}
-    final: list[Rollout] = []
+    drawn: dict[str, list[Rollout]] = {}
     for name, policy in (("base", base), ("trained", trained)):
         if policy is None:
             continue
         if runner.host.policy != policy:
             runner.host.update(policy)
-        cells[f"{name}_seed"], final = evaluator.cell(seed)
+        cell = f"{name}_seed"
+        cells[cell], drawn[cell] = evaluator.cell(seed)
         if champion is not None:
-            cells[f"{name}_evolved"], final = evaluator.cell(champion)
+            cell = f"{name}_evolved"
+            cells[cell], drawn[cell] = evaluator.cell(champion)
         kept["base" if name == "base" else "final"] = evaluator.retention(skills)
     if trained is None:
         kept["final"] = kept["base"]
-    return Evaluation(cells, kept, evaluator.rollouts, final)
+    return Evaluation(cells, kept, evaluator.rollouts, drawn[ships])
 
 
 def by_problem(rollouts: Sequence[Rollout]) -> list[float]:
