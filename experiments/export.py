@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.evaluate import final_policy
 from experiments.folders import new_folder
+from experiments.report import shipped_cell
 from fst_agents.run_dir import RunDir
 from fst_agents.types import Policy
 
@@ -21,6 +22,7 @@ CARD = """# {task}, tuned by fast-slow training
 | base model | `{model}` |
 | weights | {weights} |
 | score on held-out problems | {scores} |
+| what ships | `{cell}` |
 | KL to the base model | {kl} |
 
 ## Instructions
@@ -54,6 +56,7 @@ def export(run_dir: Path, out: Path) -> dict[str, Any]:
     shutil.copytree(run.result_folder, out, dirs_exist_ok=True)
     serve = _serve_command(policy, out)
     trained = policy.adapter or policy.weights
+    texts = result.get("shipped", result)["instructions"]  # older results do not tell them apart
     text = CARD.format(
         task=result["task"],
         arm=result["arm"],
@@ -61,8 +64,9 @@ def export(run_dir: Path, out: Path) -> dict[str, Any]:
         model=run.config().policy.model,
         weights=f"`{trained.name}/`" if trained else "unchanged",
         scores=json.dumps(result["scores"]),
+        cell=shipped_cell(result),
         kl=result["kl"],
-        instructions="\n\n".join(f"**{n}**\n\n> {t}" for n, t in result["instructions"].items()),
+        instructions="\n\n".join(f"**{n}**\n\n> {t}" for n, t in texts.items()),
         serve=serve,
     )
     (out / "README.md").write_text(text, encoding="utf-8")

@@ -127,7 +127,8 @@ class ArmBase(Teleprompter):
     ) -> dspy.Module:
         """Train on ``trainset``; evaluate the 2×2 on ``valset`` if there is one.
 
-        Returns a copy of the student with the champion's instructions and the fixed models. Its
+        Returns a copy of the student with the fixed models and the instructions that ship: the
+        champion's, or after ``[distill]``, which folds them into the weights, the student's own. Its
         attribute ``fst`` (:class:`Outcome2x2`) says where the weights, the run directory and the
         figures are.
 
@@ -202,6 +203,7 @@ class ArmBase(Teleprompter):
                 slow is not None,
                 time.monotonic() - started,
                 loop.books.predictors,
+                shipped,
             )
             summary["mlflow"] = tracker.url_hint
             close_books(summary, run_dir, tracker, self._report)

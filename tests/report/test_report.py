@@ -312,6 +312,15 @@ def test_the_headline_needs_a_beginning_and_an_end() -> None:
     assert headline(RESULT).endswith("59.2%, the new weights alone 21.4%.")
 
 
+def test_the_headline_is_about_what_ships() -> None:
+    """After ``[distill]`` the weights are judged without the instruction that was folded in."""
+    shipped = {"cell": "trained_seed", "instructions": SEED.instructions}
+    text = headline({**RESULT, "shipped": shipped})
+    assert "went from 3.1% to 21.4%" in text
+    assert "without the new instruction, which alone reaches 59.2%, and 97.3% on" in text
+    assert "went from 3.1% to 97.3%" in headline(RESULT)
+
+
 def test_what_changed_in_an_instruction_is_marked() -> None:
     assert compared("Solve the\ntask now.", "Solve  the <b> now.") == (
         "Solve  the<del>\ntask</del><ins> &lt;b&gt;</ins> now."
