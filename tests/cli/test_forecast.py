@@ -147,3 +147,15 @@ def test_arms_without_a_phase_do_not_pay_for_it() -> None:
     assert distilled["rollouts"]["distill"] == 96 * 4 * 2
     trainer = distilled["memory"]["trainer"]
     assert trainer["distill"]["value"] > 2 * trainer["parameters"]["value"]
+
+
+def test_prompts_only_pays_for_the_finishing_stage_that_it_is_given() -> None:
+    """Two more cells of 4 problems, the ten skills of 32 again, and the stage's own models."""
+    found = told(arm="gepa", distill={"steps": 2})
+    assert found["rollouts"]["eval"] == 4 * 4 + 2 * 320
+    trainer = found["memory"]["trainer"]
+    assert set(trainer) == {"reference", "activations", "distill", "total"}
+    assert trainer["total"]["value"] == trainer["activations"]["value"] + (
+        trainer["distill"]["value"]
+    )
+    assert set(found["disk"]) == {"weights", "optimizer", "rollouts"}
