@@ -69,7 +69,8 @@ class ArmBase(Teleprompter):
         skills: what should not be forgotten; evaluated before and after.
         observer: watches the run go by.
         report: writes a page about a finished run directory and returns its path; it is tracked.
-        host: serves the policy instead of the one ``config.serve`` asks for; it is not closed.
+        host: serves the policy instead of the one ``config.serve`` asks for; it is brought to
+            ``policy``, and not closed.
         task: what the books call the task; the name of the student's class by default.
         stream: the order in which training problems are met; shuffled epochs by default.
         resume: the directory of a stopped run to go on with, from where it stood; all else has to
@@ -296,8 +297,9 @@ class ArmBase(Teleprompter):
             stack.callback(host.close)
             self._observer.note(f"serving: {why}")
             tracker.set_tags({"host": why})
-        if resumed is not None and host.policy != resumed.policy:
-            host.update(resumed.policy)
+        wanted = self.policy if resumed is None else resumed.policy
+        if host.policy != wanted:  # a given host may serve the weights of an earlier run
+            host.update(wanted)
         return host
 
     def _runner(

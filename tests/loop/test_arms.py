@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 import pytest
-from fakes import Ask, guess
+from fakes import Ask, guess, questions, right
 from rich.console import Console
 
 from experiments.tasks import build_task, policy_adapter
@@ -181,6 +181,24 @@ def test_a_compiled_program_carries_its_run_and_leaves_the_student_alone(folder:
     assert all(v is None for v in tuned.fst.summary["scores"].values())
     assert tuned.fst.summary["task"] == "DigitsProgram"
     assert seed_candidate(task.program) == before
+
+
+def test_a_given_host_is_brought_to_the_policy_that_is_asked_for(tmp_path: Path) -> None:
+    """It may still serve what an earlier run has trained, under that run's version."""
+    from optimizers import Gepa
+
+    earlier, asked = Policy("scripted", version=3), Policy("scripted")
+    host = ScriptedHost(guess, policy=earlier)
+    optimizer: Any = Gepa(
+        metric=right,
+        policy=asked,
+        reflection_lm=lambda prompt: f"```\nAnswer yes, {len(prompt)}.\n```",
+        config=tiny(tmp_path, "gepa", track={"enabled": False}),
+        host=host,
+    )
+    examples = [p.example.copy(id=p.id) for p in questions(8)]
+    optimizer.compile(Ask(), trainset=examples)
+    assert host.updates == [earlier, asked]
 
 
 def test_a_wrong_configuration_is_refused_before_anything_is_started(tmp_path: Path) -> None:
