@@ -21,6 +21,7 @@ from fst_agents.run_dir import RunDir
 from fst_agents.run_file import parse
 from fst_agents.serving.scripted_host import ScriptedHost
 from fst_agents.types import Policy
+from optimizers.request import request_faults
 
 KEYS = {
     "arm", "task", "seed", "scores", "kl", "retention", "rollouts", "cycles", "policy_version",
@@ -199,6 +200,27 @@ def test_a_given_host_is_brought_to_the_policy_that_is_asked_for(tmp_path: Path)
     examples = [p.example.copy(id=p.id) for p in questions(8)]
     optimizer.compile(Ask(), trainset=examples)
     assert host.updates == [earlier, asked]
+
+
+@pytest.mark.parametrize(
+    ("serve", "short"), [({"host": "local"}, False), ({"url": "http://h:1"}, True)]
+)
+def test_only_a_server_heeds_the_context_length_of_the_run_file(
+    serve: dict[str, Any], short: bool, tmp_path: Path
+) -> None:
+    config = tiny(tmp_path, "fst", serve={**serve, "context_length": 20})
+    task = build_task(config)  # DSPy's own prompts are of hundreds of tokens
+    found = request_faults(
+        task.program,
+        config,
+        task.metric,
+        trainset=task.trainset[:1],
+        valset=(),
+        adapter=dspy.ChatAdapter(),
+        policy=_micro(),
+        score_range=None,
+    )
+    assert any("the policy's context is 20" in line for line in found) == short
 
 
 def test_a_wrong_configuration_is_refused_before_anything_is_started(tmp_path: Path) -> None:
