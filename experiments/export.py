@@ -11,7 +11,9 @@ from typing import Any
 from experiments.evaluate import final_policy
 from experiments.folders import new_folder
 from experiments.report import shipped_cell
+from fst_agents.errors import ServingError
 from fst_agents.run_dir import RunDir
+from fst_agents.serving.vllm_settings import served_rank
 from fst_agents.types import Policy
 
 CARD = """# {task}, tuned by fast-slow training
@@ -82,7 +84,10 @@ def _serve_command(policy: Policy, out: Path) -> str:
     if policy.adapter is not None:
         config = json.loads((policy.adapter / "adapter_config.json").read_text(encoding="utf-8"))
         module = shlex.quote(f"tuned={folder / 'adapter'}")
-        rank = max(8, config["r"])
+        try:
+            rank = served_rank(config["r"])
+        except ServingError as error:  # other servers may take it
+            return f"# {error}"
         return f"vllm serve {model} --enable-lora --max-lora-rank {rank} --lora-modules {module}"
     served = model if policy.weights is None else shlex.quote(str(folder / "weights"))
     return f"vllm serve {served}"
