@@ -113,7 +113,7 @@ def _redact(value: Any, key: str = "") -> Any:
 
 
 def _redact_options(arguments: list[str]) -> list[str]:
-    """``--api-key X`` and ``--api-key=X``; all up to the next option belongs to it: keys may be several."""
+    """``--api-key X Y`` and ``--api-key=X``: an option has all that stands before the next one."""
     out: list[str] = []
     asked = ""
     for argument in arguments:

@@ -155,7 +155,7 @@ def test_prompts_only_pays_for_the_finishing_stage_that_it_is_given() -> None:
     assert found["rollouts"]["eval"] == 4 * 4 + 2 * 320
     trainer = found["memory"]["trainer"]
     assert set(trainer) == {"reference", "activations", "distill", "total"}
-    assert trainer["total"]["value"] == trainer["activations"]["value"] + (
-        trainer["distill"]["value"]
+    assert (
+        trainer["total"]["value"] == trainer["activations"]["value"] + (trainer["distill"]["value"])
     )
     assert set(found["disk"]) == {"weights", "optimizer", "rollouts"}
