@@ -32,9 +32,9 @@ from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Sk
 from optimizers.books import Ledgers, Trainer
 from optimizers.distill_pairs import DictatingHost
 from optimizers.distill_stage import Stage, teacher_of
-from optimizers.evaluation import Evaluation, Evaluator, evaluate_run
+from optimizers.evaluation import Evaluation, Evaluator, evaluate_run, kl_of
 from optimizers.loop import Loop, Observer, Parts, Silence
-from optimizers.outcome import Outcome2x2, close_books, ends, final_kl, final_scores, ship
+from optimizers.outcome import Outcome2x2, close_books, ends, final_scores, ship
 from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan, shipped_cell, trains
 from optimizers.protocols import FastOptimizer
 from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
@@ -129,9 +129,9 @@ class ArmBase(Teleprompter):
         """Train on ``trainset``; evaluate the 2×2 on ``valset`` if there is one.
 
         Returns a copy of the student with the fixed models and the instructions that ship: the
-        champion's, or after ``[distill]``, which folds them into the weights, the student's own. Its
-        attribute ``fst`` (:class:`Outcome2x2`) says where the weights, the run directory and the
-        figures are.
+        champion's, or after ``[distill]``, which folds them into the weights, the student's own.
+        Its attribute ``fst`` (:class:`Outcome2x2`) says where the weights, the run directory and
+        the figures are.
 
         Raises:
             ConfigError: everything wrong with the request, before anything is started.
@@ -194,7 +194,7 @@ class ArmBase(Teleprompter):
                 champion = loop.population.best if needs_fast else None
                 evaluation = self._evaluate(judge, loop.policy, seed, champion, val)
                 write_json(run_dir.path / "problems.json", final_scores(evaluation))
-                kl = None if slow is None else final_kl(slow, evaluation)
+                kl = None if slow is None else kl_of(slow, evaluation.sequences)
             result = self._result(loop, run_dir, tracker, phases)
             summary = summarize(
                 self.config,

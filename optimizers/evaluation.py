@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fst_agents.errors import ServingError
 from fst_agents.rollouts import Runner
 from fst_agents.types import Candidate, Policy, Problem, Rollout, Sampling, Skill
+from optimizers.protocols import SlowOptimizer
 
 CELLS = ("base_seed", "base_evolved", "trained_seed", "trained_evolved")
 RESAMPLES = 1000
@@ -104,6 +105,17 @@ def evaluate_run(
     if trained is None:
         kept["final"] = kept["base"]
     return Evaluation(cells, kept, evaluator.rollouts, drawn[ships])
+
+
+def kl_of(slow: SlowOptimizer, rollouts: Sequence[Rollout]) -> float | None:
+    """KL(π_train ‖ π_base) per token in nats, each completion under the instruction that drew it.
+
+    ``None`` where the rollouts have no token: each failed before, or said nothing.
+    """
+    calls = [call for rollout in rollouts for call in rollout.calls]
+    if not any(call.completion_ids for call in calls):
+        return None
+    return slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])
 
 
 def by_problem(rollouts: Sequence[Rollout]) -> list[float]:

@@ -15,7 +15,6 @@ from fst_agents.run_dir import RunDir
 from fst_agents.tracking import Tracker
 from fst_agents.types import Candidate, Policy, RunResult
 from optimizers.evaluation import Evaluation, by_problem
-from optimizers.protocols import SlowOptimizer
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,3 @@ def final_scores(evaluation: Evaluation) -> dict[str, float]:
     """Mean score of every problem in the last cell: what pairs two runs problem by problem."""
     names = dict.fromkeys(rollout.problem_id for rollout in evaluation.sequences)
     return dict(zip(names, by_problem(evaluation.sequences), strict=True))
-
-
-def final_kl(slow: SlowOptimizer, evaluation: Evaluation) -> float | None:
-    """KL(π_train ‖ π_base) per token, each completion under the instruction that drew it."""
-    calls = [c for r in evaluation.sequences for c in r.calls]
-    return slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])
