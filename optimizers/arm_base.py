@@ -69,6 +69,7 @@ class ArmBase(Teleprompter):
         skills: what should not be forgotten; evaluated before and after.
         observer: watches the run go by.
         report: writes a page about a finished run directory and returns its path; it is tracked.
+            If it raises, the observer is told.
         host: serves the policy instead of the one ``config.serve`` asks for; it is brought to
             ``policy``, and not closed.
         task: what the books call the task; the name of the student's class by default.
@@ -207,7 +208,7 @@ class ArmBase(Teleprompter):
                 shipped,
             )
             summary["mlflow"] = tracker.url_hint
-            close_books(summary, run_dir, tracker, self._report)
+            close_books(summary, run_dir, tracker, self._report, self._observer.note)
         tuned.fst = Outcome2x2(result, evaluation, summary)
         return tuned
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,6 +20,8 @@ from experiments.train import train
 from fst_agents.dspy_bridge import seed_candidate
 from fst_agents.run_dir import RunDir
 from fst_agents.run_file import parse
+from fst_agents.tracking import MemoryTracker
+from optimizers.outcome import close_books
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,35 @@ def test_the_card_is_about_what_ships(result: dict[str, Any], tmp_path: Path) ->
     assert all(text in card for text in seed().values())
     assert not any(text in card for text in result["instructions"].values())
     assert "| what ships | `trained_seed` |" in card
+
+
+def test_the_serving_line_has_a_rank_that_the_server_takes(
+    result: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of 8, 16, 32, … the first that fits; beyond all of them the line says so."""
+    run = tmp_path / "run"
+    shutil.copytree(result["run_dir"], run)
+    file = run / "result" / "adapter" / "adapter_config.json"
+    for rank, words in ((12, "--max-lora-rank 16 "), (1024, "# LoRA rank 1024: vLLM serves at")):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "r": rank}))
+        assert words in export(run, tmp_path / f"shipped-{rank}")["serve"]
+
+
+def test_a_page_that_cannot_be_made_costs_nothing_else(tmp_path: Path) -> None:
+    run, tracker, notes = RunDir.create(tmp_path / "run", parse({})), MemoryTracker(), list[str]()
+    summary: dict[str, Any] = {"scores": {}, "retention": {}, "kl": None, "steps": 0}
+    summary |= {"rollouts": {"fast": 0, "slow": 0}, "seconds_total": 1.0}
+    summary |= {"champion": "c", "policy_version": 0}
+
+    def broken(run_dir: Path) -> Path:
+        raise LookupError("no template")
+
+    close_books(summary, run, tracker, broken, notes.append)
+    assert run.finished
+    assert [note.partition(";")[0] for note in notes] == [
+        "the report could not be made (LookupError: no template)"
+    ]
+    assert "fst report" in notes[0]
 
 
 def test_measured_again_it_has_the_same_cells(result: dict[str, Any]) -> None:
