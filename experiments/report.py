@@ -76,6 +76,7 @@ def context(run: RunDir) -> dict[str, Any]:
         "result": result,
         "grid": grid(result) if result is not None else None,
         "headline": headline(result),
+        "folded": result is not None and folded(result),
         "tiles": tiles(result, lines),
         "charts": charts(lines, records),
         "lineage": Markup(lineage(records)),
@@ -131,6 +132,11 @@ def headline(result: Mapping[str, Any] | None) -> str:
             f"the new weights alone {percent(scores['trained_seed'])}."
         )
     return text
+
+
+def folded(result: Mapping[str, Any]) -> bool:
+    """Whether what ships does without the instructions that the run found."""
+    return result.get("shipped", result).get("instructions") != result.get("instructions")
 
 
 def shipped_cell(result: Mapping[str, Any]) -> str:

@@ -321,6 +321,19 @@ def test_the_headline_is_about_what_ships() -> None:
     assert "went from 3.1% to 97.3%" in headline(RESULT)
 
 
+def test_an_instruction_that_was_folded_into_the_weights_is_not_said_to_ship(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "plain")
+    assert "What the program's language model is told" in report(run)[1].text
+    run = make_run(tmp_path / "folded", finished=False)
+    shipped = {"cell": "trained_seed", "instructions": dict(SEED.instructions)}
+    run.finish({**RESULT, "shipped": shipped})
+    text = report(run)[1].text
+    assert "It was folded into the weights" in text
+    assert "What the program's language model is told" not in text
+
+
 def test_what_changed_in_an_instruction_is_marked() -> None:
     assert compared("Solve the\ntask now.", "Solve  the <b> now.") == (
         "Solve  the<del>\ntask</del><ins> &lt;b&gt;</ins> now."
