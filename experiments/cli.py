@@ -198,12 +198,13 @@ def serve(
     api_key_env: Annotated[
         str | None, typer.Option(help="Variable with the key that clients must send.")
     ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """The guarded vLLM server by itself, until Ctrl-C."""
     from experiments.serve import serve_until_interrupted
 
     with command(False):
-        serve_until_interrupted(model, port, host, api_key_env)
+        serve_until_interrupted(model, port, host, api_key_env, overrides or [])
 
 
 @app.command()

@@ -14,12 +14,14 @@ from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import RunDirError
 from fst_agents.outcomes import FailureScores
+from fst_agents.redaction import refuse_redacted
 from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
 from fst_agents.run_file import parse
 from fst_agents.serving.choose import choose_host
 from fst_agents.types import Candidate, Policy, Sampling
 from optimizers.evaluation import Evaluator, evaluate_run
+from optimizers.plan import shipped_cell, trains
 
 
 def final_policy(run: RunDir) -> Policy:
@@ -41,9 +43,16 @@ def final_policy(run: RunDir) -> Policy:
 
 
 def evaluate_again(run_dir: Path, overrides: Sequence[str], console: Console) -> dict[str, Any]:
-    """Scores and intervals of every cell the run's arm has."""
+    """Scores and intervals of every cell the run's arm has.
+
+    Raises:
+        ConfigError: an override is wrong, or a secret that serving needs has to be given again.
+        RunDirError: the run has not finished.
+        FstError: serving or a rollout failed.
+    """
     run = RunDir.open(run_dir)
     config = resolved(parse(run.config().model_dump(mode="json"), overrides))
+    refuse_redacted(config, "serve", "fixed")  # nothing is reflected upon
     trained, result = final_policy(run), run.result()
     task = build_task(config)
     host, why = choose_host(config, Policy(trained.model), run.path / "serve")
@@ -68,8 +77,9 @@ def evaluate_again(run_dir: Path, overrides: Sequence[str], console: Console) ->
             seed=seed_candidate(task.program),
             champion=Candidate(result["instructions"]) if config.arm != "rl" else None,
             base=Policy(trained.model),
-            trained=trained if config.arm != "gepa" else None,
+            trained=trained if trains(config) else None,
             skills=task.skills,
+            ships=shipped_cell(config),
         )
     finally:
         runner.close()

@@ -31,11 +31,9 @@ from optimizers.plan import (
     slow_step_rollouts,
     total_rollouts,
     training_rollouts,
+    trains,
 )
 from optimizers.reflection import DEFAULT_ARGS
-
-CELLS = {"fst": 4, "sequential": 4, "distill": 4, "gepa": 2, "rl": 2}
-"""Cells of the 2×2 that an arm has."""
 
 MEASURED = 200
 """Training examples whose prompts are measured."""
@@ -97,8 +95,8 @@ def count_rollouts(config: RunConfig, task: Task) -> tuple[dict[str, int], int, 
         fast = limit // cycle_rollouts(config) * config.fast.rollouts
         steps = (limit - config.fast.rollouts) // slow_step_rollouts(config)
     skills = sum(len(skill.problems) for skill in task.skills)
-    evaluation = CELLS[config.arm] * len(task.valset) * config.eval.samples
-    evaluation += skills * (1 if config.arm == "gepa" else 2)
+    weights, texts = 2 if trains(config) else 1, 1 if config.arm == "rl" else 2
+    evaluation = weights * (texts * len(task.valset) * config.eval.samples + skills)
     counts = {
         "limit": total_rollouts(config),
         "fast": fast,
@@ -253,7 +251,7 @@ def _memory(
         unknown = unknown_memory(config.policy.model)
         return None, {"trainer": unknown, "host": unknown}
     host = host_memory(shape, config, kind, tokens)
-    if config.arm == "gepa":
+    if not trains(config):
         return shape, {"host": host}
     return shape, {"trainer": trainer_memory(shape, config), "host": host}
 
@@ -263,7 +261,7 @@ def disk_figures(
 ) -> dict[str, Figure]:
     """What the run directory grows to. Weights are linked between its folders, not copied."""
     parts: dict[str, Figure] = {}
-    if config.arm != "gepa":
+    if trains(config):
         parts |= _weights_on_disk(config, shape)
     prompt, completion = tokens["prompt"].value, tokens["completion"].value
     if prompt is None or completion is None:

@@ -175,6 +175,8 @@ def trainer_memory(shape: Shape, config: RunConfig) -> dict[str, Figure]:
             "bytes",
             "[distill] has two models of its own, the one that is trained and its frozen teacher",
         )
+    if config.arm == "gepa":  # the finishing stage alone
+        parts = {name: parts[name] for name in ("reference", "activations", "distill")}
     return {**parts, "total": _sum(parts)}
 
 

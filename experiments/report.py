@@ -76,6 +76,7 @@ def context(run: RunDir) -> dict[str, Any]:
         "result": result,
         "grid": grid(result) if result is not None else None,
         "headline": headline(result),
+        "folded": result is not None and folded(result),
         "tiles": tiles(result, lines),
         "charts": charts(lines, records),
         "lineage": Markup(lineage(records)),
@@ -114,11 +115,18 @@ def headline(result: Mapping[str, Any] | None) -> str:
         return "This run has not finished; the page shows what it had reached."
     scores = {name: score for name, score in result["scores"].items() if score is not None}
     base = scores.get("base_seed")
-    last = next((scores[n] for n in _FINAL_CELLS if n in scores), None)
+    cell = shipped_cell(result)
+    last = scores.get(cell)
     if base is None or last is None:
         return "This run has no evaluation of where it began and where it ended."
     text = f"The score on unseen problems went from {percent(base)} to {percent(last)}."
-    if len(scores) == 4:
+    if len(scores) == 4 and cell == "trained_seed":
+        text += (
+            f" That is without the new instruction, which alone reaches "
+            f"{percent(scores['base_evolved'])}, and {percent(scores['trained_evolved'])} on the "
+            "new weights."
+        )
+    elif len(scores) == 4:
         text += (
             f" The new instruction alone reaches {percent(scores['base_evolved'])}, "
             f"the new weights alone {percent(scores['trained_seed'])}."
@@ -126,7 +134,18 @@ def headline(result: Mapping[str, Any] | None) -> str:
     return text
 
 
-_FINAL_CELLS = ("trained_evolved", "trained_seed", "base_evolved")
+def folded(result: Mapping[str, Any]) -> bool:
+    """Whether what ships does without the instructions that the run found."""
+    return result.get("shipped", result).get("instructions") != result.get("instructions")
+
+
+def shipped_cell(result: Mapping[str, Any]) -> str:
+    """The cell that the run's result is judged by; results of older versions do not name it."""
+    if "shipped" in result:
+        return result["shipped"]["cell"]
+    scores = result["scores"]
+    last = ("trained_evolved", "trained_seed", "base_evolved")
+    return next((name for name in last if scores.get(name) is not None), "base_seed")
 
 
 def tiles(

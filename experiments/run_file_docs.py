@@ -51,6 +51,7 @@ Rules between keys:
 - `slow.batch_size` is at most the number of training problems.
 - `budget` pays for one cycle (for one RL step, if `arm = "rl"`), beside what `[distill]` takes.
 - `distill.steps` is 0 or absent if `arm = "rl"`, and at least 1 if `arm = "distill"`.
+- `serve.url` is absent if `serve.host = "local"`.
 - Of `task.score_range` the first number is the smaller one.
 
 The defaults follow the paper (arXiv 2605.12484) where it speaks, and are sized for the embedded

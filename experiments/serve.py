@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from experiments.evaluate import final_policy
 from experiments.tasks import model_path
 from fst_agents.config import RunConfig, ServeConfig
 from fst_agents.errors import ConfigError, ServingError
+from fst_agents.redaction import refuse_redacted
 from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse
 from fst_agents.serving import weights
 from fst_agents.serving.choose import choose, server_settings
 from fst_agents.serving.vllm_process import VllmServer
@@ -24,15 +27,21 @@ from fst_agents.types import Policy
 
 
 def serve_until_interrupted(
-    model: str, port: int | None, host: str = LOOPBACK, api_key_env: str | None = None
+    model: str,
+    port: int | None,
+    host: str = LOOPBACK,
+    api_key_env: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Serve a model, or the trained policy of a run directory, and wait.
 
     ``api_key_env`` names the variable that holds the key which clients must send. On loopback it
     may be left out: then the key is random, known to this process only, and printed once.
+    ``overrides`` are for the run's own configuration, or the default one.
 
     Raises:
-        ConfigError: ``host`` is beyond loopback and there is no key, or the variable is not set.
+        ConfigError: ``host`` is beyond loopback and there is no key, or the variable is not set; an
+            override is wrong, or a secret in the run's ``serve.extra_args`` has to be given again.
         ServingError: the server does not come up, or ends by itself.
     """
     key = chosen_key(host, api_key_env)  # before anything is loaded
@@ -42,6 +51,7 @@ def serve_until_interrupted(
         config = RunDir.open(run).config()
     else:
         policy, config = Policy(model_path(model)), RunConfig()
+    config = parse(config.model_dump(mode="json"), overrides)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="fst-serve-") as folder:
         settings = public_settings(config, policy, Path(folder), host, port, key)
@@ -83,6 +93,7 @@ def public_settings(
         {**config.serve.model_dump(), "url": None, "host": "vllm", "port": port}
     )
     config = config.model_copy(update={"serve": serve})
+    refuse_redacted(config, "serve")
     choose(config)  # is vLLM installed?
     weights.check(policy)
     rank = None

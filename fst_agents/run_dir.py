@@ -159,7 +159,11 @@ class RunDir:
 
     @contextmanager
     def writing(self) -> Generator[None]:
-        """While a run is written: a disk that is full or broken is a :class:`RunDirError`."""
+        """While a run is written: a disk that is full or broken is a :class:`RunDirError`.
+
+        A ``SafetensorError`` that comes this far is one of saving; whatever loads a model turns its
+        own into an error about the file.
+        """
         try:
             yield
         except (OSError, SafetensorError) as error:

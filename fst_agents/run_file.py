@@ -144,6 +144,11 @@ def conflicts(config: RunConfig) -> list[str]:
         )
     if config.arm == "distill" and config.distill.steps == 0:
         problems.append("distill.steps: got 0, but the distill arm is that stage; give at least 1")
+    if config.serve.url is not None and config.serve.host == "local":
+        problems.append(
+            "serve.url: names a server to sample, but serve.host = 'local' asks for sampling in "
+            "this process; leave one of them out"
+        )
     anchor = slow.batch_size * slow.steps_per_cycle
     if config.arm != "rl" and fast.rollouts < (fast.population + 1) * anchor:
         problems.append(

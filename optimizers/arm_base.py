@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,10 +32,10 @@ from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Sk
 from optimizers.books import Ledgers, Trainer
 from optimizers.distill_pairs import DictatingHost
 from optimizers.distill_stage import Stage, teacher_of
-from optimizers.evaluation import Evaluation, Evaluator, evaluate_run
+from optimizers.evaluation import Evaluation, Evaluator, evaluate_run, kl_of
 from optimizers.loop import Loop, Observer, Parts, Silence
-from optimizers.outcome import Outcome2x2, close_books, ends, final_kl, final_scores, ship
-from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan
+from optimizers.outcome import Outcome2x2, close_books, ends, final_scores, ship
+from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan, shipped_cell, trains
 from optimizers.protocols import FastOptimizer
 from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
 from optimizers.request import request_faults
@@ -70,7 +69,9 @@ class ArmBase(Teleprompter):
         skills: what should not be forgotten; evaluated before and after.
         observer: watches the run go by.
         report: writes a page about a finished run directory and returns its path; it is tracked.
-        host: serves the policy instead of the one ``config.serve`` asks for; it is not closed.
+            If it raises, the observer is told.
+        host: serves the policy instead of the one ``config.serve`` asks for; it is brought to
+            ``policy``, and not closed.
         task: what the books call the task; the name of the student's class by default.
         stream: the order in which training problems are met; shuffled epochs by default.
         resume: the directory of a stopped run to go on with, from where it stood; all else has to
@@ -128,9 +129,10 @@ class ArmBase(Teleprompter):
     ) -> dspy.Module:
         """Train on ``trainset``; evaluate the 2×2 on ``valset`` if there is one.
 
-        Returns a copy of the student with the champion's instructions and the fixed models. Its
-        attribute ``fst`` (:class:`Outcome2x2`) says where the weights, the run directory and the
-        figures are.
+        Returns a copy of the student with the fixed models and the instructions that ship: the
+        champion's, or after ``[distill]``, which folds them into the weights, the student's own.
+        Its attribute ``fst`` (:class:`Outcome2x2`) says where the weights, the run directory and
+        the figures are.
 
         Raises:
             ConfigError: everything wrong with the request, before anything is started.
@@ -190,10 +192,10 @@ class ArmBase(Teleprompter):
             if val:
                 whole = FailureScores(least_score(self.config))  # no credit for parts
                 judge = self._runner(student, host, self.eval_metric, stack, fixed, whole)
-                trained = slow is not None
-                evaluation = self._evaluate(judge, loop, seed, val, needs_fast, trained)
+                champion = loop.population.best if needs_fast else None
+                evaluation = self._evaluate(judge, loop.policy, seed, champion, val)
                 write_json(run_dir.path / "problems.json", final_scores(evaluation))
-                kl = None if slow is None else final_kl(slow, evaluation)
+                kl = None if slow is None else kl_of(slow, evaluation.sequences)
             result = self._result(loop, run_dir, tracker, phases)
             summary = summarize(
                 self.config,
@@ -203,9 +205,10 @@ class ArmBase(Teleprompter):
                 slow is not None,
                 time.monotonic() - started,
                 loop.books.predictors,
+                shipped,
             )
             summary["mlflow"] = tracker.url_hint
-            close_books(summary, run_dir, tracker, self._report)
+            close_books(summary, run_dir, tracker, self._report, self._observer.note)
         tuned.fst = Outcome2x2(result, evaluation, summary)
         return tuned
 
@@ -295,8 +298,9 @@ class ArmBase(Teleprompter):
             stack.callback(host.close)
             self._observer.note(f"serving: {why}")
             tracker.set_tags({"host": why})
-        if resumed is not None and host.policy != resumed.policy:
-            host.update(resumed.policy)
+        wanted = self.policy if resumed is None else resumed.policy
+        if host.policy != wanted:  # a given host may serve the weights of an earlier run
+            host.update(wanted)
         return host
 
     def _runner(
@@ -393,29 +397,24 @@ class ArmBase(Teleprompter):
     def _evaluate(
         self,
         judge: Runner,
-        loop: Loop,
+        final: Policy,
         seed: Candidate,
+        champion: Candidate | None,
         val: Sequence[Any],
-        evolved: bool,
-        trained: bool,
     ) -> Evaluation:
         settings = self.config.eval
         sampling = Sampling(settings.temperature, max_tokens=self.config.sampling.max_tokens)
         evaluator = Evaluator(judge, val, settings.samples, sampling)
-        evaluation = evaluate_run(
+        return evaluate_run(
             evaluator,
             judge,
             seed=seed,
-            champion=loop.population.best if evolved else None,
+            champion=champion,
             base=self.policy,
-            trained=loop.policy if trained else None,
+            trained=final if trains(self.config) else None,
             skills=self.skills,
+            ships=shipped_cell(self.config),
         )
-        if not distill_steps(self.config):
-            return evaluation
-        # What ships does without the instruction, so KL and scores by problem are those without.
-        sequences = evaluator.cell(seed)[1]
-        return replace(evaluation, sequences=sequences, rollouts=evaluator.rollouts)
 
     def _result(
         self, loop: Loop, run_dir: RunDir, tracker: Tracker, phases: Sequence[Phase]

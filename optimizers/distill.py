@@ -26,7 +26,7 @@ from optimizers.books import copy_weights, weights_of
 from optimizers.distill_pairs import Pair
 from optimizers.distill_stage import TEACHER
 from optimizers.slow_batches import micro_batches, pad
-from optimizers.slow_grpo import LOGITS, GrpoSlow
+from optimizers.slow_grpo import LOGITS, GrpoSlow, readable
 from optimizers.trl_bridge import add_lora
 
 MOMENTS = "moments.safetensors"
@@ -85,7 +85,9 @@ class Distiller(GrpoSlow):
 
     def _take_up(self, file: Path) -> None:
         state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in load_file(file).items():
+        with readable(file):
+            tensors = load_file(file)
+        for key, tensor in tensors.items():
             index, name = key.split(".")
             state.setdefault(int(index), {})[name] = tensor
         if sorted(state) != list(range(len(self._trained))):
@@ -98,13 +100,14 @@ class Distiller(GrpoSlow):
 
     def _load_teacher(self, policy: Policy) -> Any:
         settings = self._config.policy
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            policy.model if policy.weights is None else str(policy.weights),
-            dtype=torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32,
-            trust_remote_code=settings.trust_remote_code,
-        )
-        if policy.adapter is not None:
-            model = add_lora(model, self._config, policy.adapter)
+        with readable(policy.adapter or policy.weights or policy.model):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                policy.model if policy.weights is None else str(policy.weights),
+                dtype=torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32,
+                trust_remote_code=settings.trust_remote_code,
+            )
+            if policy.adapter is not None:
+                model = add_lora(model, self._config, policy.adapter)
         return model.requires_grad_(False).eval().to(self._model.device)
 
     def distill(self, pairs: Sequence[Pair]) -> StepReport:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fst_agents.errors import ServingError
 from fst_agents.rollouts import Runner
 from fst_agents.types import Candidate, Policy, Problem, Rollout, Sampling, Skill
+from optimizers.protocols import SlowOptimizer
 
 CELLS = ("base_seed", "base_evolved", "trained_seed", "trained_evolved")
 RESAMPLES = 1000
@@ -35,7 +36,7 @@ class Evaluation:
     retention: Mapping[str, Score | None]
     rollouts: int
     sequences: Sequence[Rollout]
-    """Rollouts of the final cell: what the KL to the base is measured on."""
+    """Rollouts of the cell that ships: what the KL to the base is measured on."""
 
 
 class Evaluator:
@@ -80,26 +81,41 @@ def evaluate_run(
     base: Policy,
     trained: Policy | None,
     skills: Sequence[Skill] = (),
+    ships: str,
 ) -> Evaluation:
     """Evaluate what an arm has: no evolved cells without a champion, no trained without weights.
 
-    The host serves the trained weights again when this returns.
+    ``ships`` is the cell whose rollouts are kept. The host serves the trained weights again when
+    this returns.
     """
     cells: dict[str, Score | None] = dict.fromkeys(CELLS)
     kept: dict[str, Score | None] = {"base": None, "final": None}
-    final: list[Rollout] = []
+    drawn: dict[str, list[Rollout]] = {}
     for name, policy in (("base", base), ("trained", trained)):
         if policy is None:
             continue
         if runner.host.policy != policy:
             runner.host.update(policy)
-        cells[f"{name}_seed"], final = evaluator.cell(seed)
+        cell = f"{name}_seed"
+        cells[cell], drawn[cell] = evaluator.cell(seed)
         if champion is not None:
-            cells[f"{name}_evolved"], final = evaluator.cell(champion)
+            cell = f"{name}_evolved"
+            cells[cell], drawn[cell] = evaluator.cell(champion)
         kept["base" if name == "base" else "final"] = evaluator.retention(skills)
     if trained is None:
         kept["final"] = kept["base"]
-    return Evaluation(cells, kept, evaluator.rollouts, final)
+    return Evaluation(cells, kept, evaluator.rollouts, drawn[ships])
+
+
+def kl_of(slow: SlowOptimizer, rollouts: Sequence[Rollout]) -> float | None:
+    """KL(π_train ‖ π_base) per token in nats, each completion under the instruction that drew it.
+
+    ``None`` where the rollouts have no token: each failed before, or said nothing.
+    """
+    calls = [call for rollout in rollouts for call in rollout.calls]
+    if not any(call.completion_ids for call in calls):
+        return None
+    return slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])
 
 
 def by_problem(rollouts: Sequence[Rollout]) -> list[float]:

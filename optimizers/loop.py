@@ -38,6 +38,7 @@ from fst_agents.types import (
     TrainingSample,
 )
 from optimizers.books import Books, Ledgers, Trainer
+from optimizers.evaluation import kl_of
 from optimizers.fast_rollouts import FastRollouts, refuse_useless, tokens, write_down
 from optimizers.plan import FastPhase, Phase, SlowPhase
 from optimizers.protocols import FastOptimizer, SlowOptimizer
@@ -306,11 +307,8 @@ class Loop:
         assert slow is not None
         if (self.step + 1) % self._parts.config.slow.steps_per_cycle:
             return {}
-        calls = [c for g in groups for r in g.rollouts_G if not r.outcome.masked for c in r.calls]
-        if not any(c.completion_ids for c in calls):
-            return {}
-        kl = slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])
-        return {"slow/drift": kl}
+        kl = kl_of(slow, [r for g in groups for r in g.rollouts_G if not r.outcome.masked])
+        return {} if kl is None else {"slow/drift": kl}
 
     def _serve(self, probe: TrainingSample) -> dict[str, float]:
         """Hand the new weights to the host, and prove that they arrived: one probe."""

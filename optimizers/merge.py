@@ -17,8 +17,9 @@ from fst_agents.types import Policy
 def merged_policy(base: Policy, run_dir: Path, folder: Path) -> Policy:
     """The trained weights of a finished run as a base policy, version 0, in a new ``folder``.
 
-    An adapter is added into its base's weights, in float32; the tokenizer comes along. A folder
-    that is there already is replaced.
+    An adapter is added into its base's weights, in float32; the tokenizer comes along. Code of the
+    model's own runs if the run allowed it (``policy.trust_remote_code``). A folder that is there
+    already is replaced.
 
     Raises:
         RunDirError: the run has not finished, or has trained no weights.
@@ -29,9 +30,13 @@ def merged_policy(base: Policy, run_dir: Path, folder: Path) -> Policy:
         raise RunDirError(f"{run_dir}: expected a finished run with trained weights in result/")
     shutil.rmtree(folder, ignore_errors=True)
     source = str(weights) if weights.is_dir() else base.model
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    trust = run.config().policy.trust_remote_code
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, trust_remote_code=trust
+    )
     if adapter.is_dir():
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base.model).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(base.model, trust_remote_code=trust)
+    tokenizer.save_pretrained(folder)
     return Policy(str(folder))

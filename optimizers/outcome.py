@@ -15,7 +15,6 @@ from fst_agents.run_dir import RunDir
 from fst_agents.tracking import Tracker
 from fst_agents.types import Candidate, Policy, RunResult
 from optimizers.evaluation import Evaluation, by_problem
-from optimizers.protocols import SlowOptimizer
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,12 @@ def close_books(
     run_dir: RunDir,
     tracker: Tracker,
     report: Callable[[Path], Path] | None,
+    note: Callable[[str], None],
 ) -> None:
-    """Figures, files, the page, and the mark that the run is finished."""
+    """Figures, files, the page, and the mark that the run is finished.
+
+    A page that cannot be made is told to ``note`` and costs nothing else.
+    """
     scores = {f"eval/{k}": v for k, v in summary["scores"].items() if v is not None}
     retention = {f"eval/retention_{k}": v for k, v in summary["retention"].items() if v is not None}
     kl = {} if summary["kl"] is None else {"eval/kl": summary["kl"]}
@@ -71,8 +74,20 @@ def close_books(
     tracker.log_artifacts(run_dir.result_folder, "result")
     run_dir.finish(summary)
     tracker.commit()  # nothing can take the run back any more
-    if report is not None:
-        tracker.log_text(report(run_dir.path).read_text(encoding="utf-8"), "report.html")
+    page = None if report is None else _page(report, run_dir.path, note)
+    if page is not None:
+        tracker.log_text(page, "report.html")
+
+
+def _page(report: Callable[[Path], Path], run_dir: Path, note: Callable[[str], None]) -> str | None:
+    try:
+        return report(run_dir).read_text(encoding="utf-8")
+    except Exception as error:  # noqa: BLE001 - the caller's own code; the run has finished
+        note(
+            f"the report could not be made ({type(error).__name__}: {error}); the run has finished "
+            f"without it, and 'fst report {run_dir}' makes it again"
+        )
+        return None
 
 
 def ends(tracker: Tracker) -> Callable[..., None]:
@@ -91,9 +106,3 @@ def final_scores(evaluation: Evaluation) -> dict[str, float]:
     """Mean score of every problem in the last cell: what pairs two runs problem by problem."""
     names = dict.fromkeys(rollout.problem_id for rollout in evaluation.sequences)
     return dict(zip(names, by_problem(evaluation.sequences), strict=True))
-
-
-def final_kl(slow: SlowOptimizer, evaluation: Evaluation) -> float | None:
-    """KL(π_train ‖ π_base) per token, each completion under the instruction that drew it."""
-    calls = [c for r in evaluation.sequences for c in r.calls]
-    return slow.kl_to_base([c.prompt_ids for c in calls], [c.completion_ids for c in calls])

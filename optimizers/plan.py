@@ -82,6 +82,17 @@ def training_rollouts(config: RunConfig) -> int:
     return total_rollouts(config) - distill_rollouts(config)
 
 
+def trains(config: RunConfig) -> bool:
+    """Whether weights move: all but prompts only, and that too if its instruction is folded in."""
+    return config.arm != "gepa" or distill_steps(config) > 0
+
+
+def shipped_cell(config: RunConfig) -> str:
+    """The cell of the 2×2 that ships: the finishing stage leaves its instruction to the weights."""
+    text = "seed" if config.arm == "rl" or distill_steps(config) else "evolved"
+    return f"{'trained' if trains(config) else 'base'}_{text}"
+
+
 def adapts(config: RunConfig) -> bool:
     """Whether fast phases may be passed over; the other arms have nothing to choose between."""
     return config.fast.schedule == "adaptive" and config.arm in ("fst", "distill")

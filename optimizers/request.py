@@ -17,6 +17,7 @@ from fst_agents.errors import FstError, ProgramError
 from fst_agents.preflight import preflight
 from fst_agents.run_file import too_few
 from fst_agents.scoring import Metric
+from fst_agents.serving.choose import choose
 from fst_agents.serving.host import PolicyHost
 
 
@@ -79,8 +80,10 @@ def _room(policy: str | PolicyHost | None, config: RunConfig) -> dict[str, Any]:
     try:
         tokenizer = HfChatTokenizer(policy, trust)
         model = AutoConfig.from_pretrained(policy, trust_remote_code=trust)
+        asked = config.serve.context_length
+        if asked is not None and choose(config)[0] == "local":
+            asked = None  # that host has the model's own
     except (FstError, OSError, ValueError):
         return {}
     own = model.get_text_config().max_position_embeddings
-    asked = config.serve.context_length
     return {"tokenizer": tokenizer, "context_length": own if asked is None else min(own, asked)}

@@ -21,7 +21,7 @@ from fst_agents.checkpoint import Checkpoints
 from fst_agents.config import RunConfig
 from fst_agents.errors import ConfigError, RunDirError
 from fst_agents.json_files import read_json, to_json
-from fst_agents.redaction import REDACTED, public_config, redact_url
+from fst_agents.redaction import public_config, redact_url, secrets_lacking
 from fst_agents.run_dir import RunDir, from_json
 from fst_agents.tracking import MlflowTracker
 from fst_agents.tracking.delivery import store_uri
@@ -101,24 +101,9 @@ def refuse_changes(config: RunConfig, run_dir: RunDir) -> None:
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not may_change(key)
     ]
-    lines += [
-        f"{key}: secrets are not kept in the run directory; give it again (--set {key}=…)"
-        for key in _redacted(config.model_dump(mode="python"))
-    ]
+    lines += secrets_lacking(config)
     if lines:
         raise ConfigError(lines)
-
-
-def _redacted(value: Any, key: str = "") -> Iterator[str]:
-    """The keys under which something has been blotted out."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _redacted(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, str):
-        if REDACTED in value:
-            yield key
-    elif isinstance(value, list | tuple) and any(True for v in value for _ in _redacted(v, key)):
-        yield key
 
 
 # -- the run directory --------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from fst_agents.config import RunConfig
 from fst_agents.errors import ConfigError, StalePolicyError, TrainerError
 from fst_agents.json_files import read_json, write_json
+from fst_agents.serving.weights import damaged
 from fst_agents.types import Policy, StepReport, TrainingSample
 from optimizers.slow_batches import micro_batches, pad
 from optimizers.slow_thread import Desk, TrainerThread
@@ -72,7 +74,8 @@ class GrpoSlow:
         model = _load(policy.model if policy.weights is None else str(policy.weights), config)
         self._saved_configs = copy.deepcopy((model.config, model.generation_config))
         self._base = self._load_base() if config.slow.kl_coefficient and not self._lora else None
-        self._model: Any = add_lora(model, config, policy.adapter) if self._lora else model
+        with readable(policy.adapter):
+            self._model: Any = add_lora(model, config, policy.adapter) if self._lora else model
         self._scratch = tempfile.TemporaryDirectory(prefix="fst-slow-")
         desk = Desk()
         scratch = Path(self._scratch.name)
@@ -83,7 +86,8 @@ class GrpoSlow:
 
     def _restore(self, folder: Path) -> None:
         try:
-            tensors, place = load_file(folder / OPTIMIZER), read_json(folder / TRAINER)
+            with readable(folder / OPTIMIZER):
+                tensors, place = load_file(folder / OPTIMIZER), read_json(folder / TRAINER)
             self._trainer.load_optimizer_state(tensors, place)
         except BaseException:
             self.close()
@@ -314,11 +318,21 @@ def _out_of_memory(error: BaseException | None) -> bool:
     )
 
 
+@contextlib.contextmanager
+def readable(where: Path | str | None) -> Generator[None]:
+    """While weights are loaded: a damaged file is a :class:`TrainerError` that names the place."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise TrainerError(damaged(where or "the policy", error)) from error
+
+
 def _load(name: str, config: RunConfig) -> PreTrainedModel:
     """A causal LM, its trained part in float32."""
     half = config.policy.dtype == "bfloat16" and config.policy.train == "lora"
-    return AutoModelForCausalLM.from_pretrained(
-        name,
-        dtype=torch.bfloat16 if half else torch.float32,
-        trust_remote_code=config.policy.trust_remote_code,
-    )
+    with readable(name):
+        return AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=torch.bfloat16 if half else torch.float32,
+            trust_remote_code=config.policy.trust_remote_code,
+        )

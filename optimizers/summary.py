@@ -9,8 +9,9 @@ from typing import Any
 from fst_agents.bridge_report import PredictorCounts
 from fst_agents.config import RunConfig
 from fst_agents.run_dir import to_json
-from fst_agents.types import RunResult
+from fst_agents.types import Candidate, RunResult
 from optimizers.evaluation import CELLS, Evaluation
+from optimizers.plan import shipped_cell
 
 
 def summarize(
@@ -21,8 +22,12 @@ def summarize(
     trained: bool,
     seconds_total: float,
     predictors: Mapping[str, PredictorCounts],
+    shipped: Candidate,
 ) -> dict[str, Any]:
-    """The JSON object of a run: what ``--json`` prints and ``result.json`` holds."""
+    """The JSON object of a run: what ``--json`` prints and ``result.json`` holds.
+
+    ``shipped`` are the instructions that stand in ``program.json``.
+    """
     cells = evaluation.cells if evaluation else {}
     kept = evaluation.retention if evaluation else {}
     champion = result.champion
@@ -46,6 +51,10 @@ def summarize(
         "policy_version": result.policy.version,
         "champion": champion.id,
         "instructions": dict(champion.instructions),
+        "shipped": {
+            "cell": shipped_cell(config),
+            "instructions": dict(shipped.instructions),
+        },
         "predictors": {name: asdict(counts) for name, counts in predictors.items()},
         "population": to_json(result.population)["candidates"],
         "seconds": result.spend.seconds,

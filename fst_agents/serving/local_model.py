@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from fst_agents.errors import ServingError
 from fst_agents.serving import weights
+from fst_agents.serving.weights import damaged
 from fst_agents.types import Policy
 
 
@@ -43,6 +45,8 @@ class Loader:
                 model = self._plain(folder)
             else:
                 model = self._merged(policy, policy.adapter)
+        except SafetensorError as error:
+            raise ServingError(damaged(policy.adapter or folder, error)) from error
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             raise ServingError(f"{policy.adapter or folder}: cannot be loaded: {error}") from error
         finally:

@@ -60,6 +60,7 @@ class VllmHost:
         self._client = client
         self._policy = Policy(policy.model)
         self._closed = False
+        self._failed: str | None = None
         self._lock = threading.Lock()
         self._waiting: deque[Request | Swap] = deque()
         self._awake = asyncio.Event()
@@ -125,7 +126,7 @@ class VllmHost:
     ) -> Future[Completion]:
         new = inbox.request(prompt_ids, sampling, self.context_length, order)
         if not new.future.done() and not self._enqueue(new):
-            inbox.fail([new], "the host is closed")
+            inbox.fail([new], self._refusal)
         return new.future
 
     def update(self, policy: Policy) -> None:
@@ -137,7 +138,7 @@ class VllmHost:
         weights.check(policy)
         swap = Swap(policy)
         if not self._enqueue(swap):
-            raise ServingError("the host is closed")
+            raise ServingError(self._refusal)
         swap.done.result()
 
     def close(self) -> None:
@@ -153,7 +154,7 @@ class VllmHost:
 
     def _enqueue(self, item: Request | Swap) -> bool:
         with self._lock:
-            if self._closed:
+            if self._closed or self._failed is not None:
                 return False
             self._waiting.append(item)
             if len(self._waiting) == 1:
@@ -172,15 +173,36 @@ class VllmHost:
         self._loop.run_until_complete(asyncio.gather(dispatcher, return_exceptions=True))
         self._loop.close()
 
+    @property
+    def _refusal(self) -> str:
+        """Why nothing is taken any more."""
+        return "the host is closed" if self._failed is None else self._failed
+
     async def _dispatch(self) -> None:
-        while True:
-            await self._awake.wait()
-            await self._gather_more()
-            await self._weights.mend()
-            batch, swap = self._take()
-            self._send(batch)
-            if swap is not None:
-                await self._swap(swap)
+        """Until stopped. What nobody foresaw is told to all that waits: it must never hang."""
+        taken: list[Request | Swap] = []
+        try:
+            while True:
+                await self._awake.wait()
+                await self._gather_more()
+                await self._weights.mend()
+                batch, swap = self._take()
+                taken = [*batch] if swap is None else [*batch, swap]
+                self._send(batch)
+                if swap is not None:
+                    await self._swap(swap)
+                taken = []
+        except Exception as error:  # noqa: BLE001 - this task has no caller to tell
+            with self._lock:
+                self._failed = f"the vLLM host serves no more since an error of its own: {error!r}"
+            _refuse([*taken, *self._empty()], self._failed, error)
+
+    def _empty(self) -> list[Request | Swap]:
+        """All that waits, taken out of the queue."""
+        with self._lock:
+            left = list(self._waiting)
+            self._waiting.clear()
+        return left
 
     def _take(self) -> tuple[list[Request], Swap | None]:
         """What waits, up to and with the first swap."""
@@ -257,13 +279,17 @@ class VllmHost:
         return self.server.name, lengths[self.server.name]
 
     async def _shut(self) -> None:
-        with self._lock:
-            left = list(self._waiting)
-            self._waiting.clear()
-        inbox.fail((i for i in left if isinstance(i, Request)), "the host is closed")
-        for swap in (i for i in left if isinstance(i, Swap)):
-            swap.done.set_exception(ServingError("the host is closed"))
+        _refuse(self._empty(), "the host is closed")
         for task in self._flying:
             task.cancel()
         await asyncio.gather(*self._flying, return_exceptions=True)
         await self._client.close()
+
+
+def _refuse(items: Sequence[Request | Swap], message: str, cause: Exception | None = None) -> None:
+    """Fail requests and swaps that are not answered yet, each with an error of its own."""
+    inbox.fail((i for i in items if isinstance(i, Request)), message, cause)
+    for swap in (i for i in items if isinstance(i, Swap) and not i.done.done()):
+        error = ServingError(message)
+        error.__cause__ = cause
+        swap.done.set_exception(error)

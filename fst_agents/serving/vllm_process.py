@@ -86,8 +86,11 @@ class VllmServer:
         return f"the vLLM server ended with code {code}; the end of {self.log}:\n{self.tail()}"
 
     def tail(self) -> str:
-        """The last lines of the log."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
+        """The last lines of the log, or why there are none."""
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            return f"(the log cannot be read: {error})"
         return "\n".join(text.splitlines()[-_TAIL:])
 
     def pids(self) -> list[int]:

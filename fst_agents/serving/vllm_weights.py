@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,19 @@ class ServedWeights:
                 await self._restore(former, error)
             raise
         if name != self._base_name:
+            await self._drop(name)
+
+    async def _drop(self, name: str) -> None:
+        """Unload an adapter that nobody asks for any more. What is served does not depend on it,
+        and its name is never used again: a failure is no reason to call the move failed."""
+        try:
             await self._client.unload_adapter(name)
+        except ServingError as error:
+            logging.getLogger(__name__).warning(
+                "the adapter %s stays in the server's memory: it could not be unloaded: %s",
+                name,
+                error,
+            )
 
     async def _add(self, policy: Policy) -> str:
         """Load the policy's adapter, if it has one; the name to ask for from now on."""

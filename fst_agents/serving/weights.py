@@ -61,6 +61,14 @@ def shapes_in(folder: Path, pattern: str = "*.safetensors") -> Shapes:
     return shapes
 
 
+def damaged(where: Path | str, error: SafetensorError) -> str:
+    """What to say where a model's file cannot be read."""
+    return (
+        f"{where}: expected whole safetensors files, but one cannot be read ({error}); it was cut "
+        "short or damaged: copy or fetch it again"
+    )
+
+
 def compare(got: Shapes, expected: Shapes, folder: Path) -> None:
     """Refuse weights whose tensors differ from the base model's in name or shape."""
     missing = sorted(n for n in expected.keys() - got.keys() if not n.endswith(OPTIONAL))

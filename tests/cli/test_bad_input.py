@@ -199,6 +199,7 @@ def test_a_run_file_and_data_that_nobody_may_read() -> None:
         ({"policy": {"model": "a b"}}, "policy.model: "),
         ({"policy": {"model": "~nobody-of-this-name/x"}}, "policy.model: "),
         ({"serve": {"url": "localhost:8000"}}, "serve.url: "),
+        ({"serve": {"url": "http://localhost:1", "host": "local"}}, "serve.url: "),
         ({"serve": {"url": "http://localhost:1", "api_key_env": "FST_NO_SUCH_KEY"}},
          "serve.api_key_env: "),
         ({"serve": {"extra_args": ["--host", "0.0.0.0"]}}, "serve.extra_args: "),

@@ -172,3 +172,15 @@ def test_what_each_arm_makes_of_the_same_rollouts(
 
 def test_every_arm_has_a_forecast() -> None:
     assert set(CELLS) == set(ARMS)
+
+
+def test_prompts_only_pays_for_the_finishing_stage_that_it_is_given() -> None:
+    """Two more cells of 4 problems, the ten skills of 32 again, and the stage's own models."""
+    found = told(arm="gepa", distill={"steps": 2})
+    assert found["rollouts"]["eval"] == 4 * 4 + 2 * 320
+    trainer = found["memory"]["trainer"]
+    assert set(trainer) == {"reference", "activations", "distill", "total"}
+    assert (
+        trainer["total"]["value"] == trainer["activations"]["value"] + (trainer["distill"]["value"])
+    )
+    assert set(found["disk"]) == {"weights", "optimizer", "rollouts"}

@@ -7,9 +7,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tomlkit
 from processes import FST, environment
+from rich.console import Console
 
+from experiments.evaluate import evaluate_again
+from experiments.serve import public_settings
+from fst_agents.errors import ConfigError, RunDirError
+from fst_agents.run_dir import RunDir
+from fst_agents.run_file import parse
+from fst_agents.types import Policy
 from tests.chat_endpoint import Answer, Asked, chat_endpoint
 
 KEYS = {
@@ -113,6 +121,24 @@ def leaks(folder: Path) -> list[tuple[str, str]]:
         for name, key in KEYS.items()
         if key.encode() in file.read_bytes()
     ]
+
+
+def test_what_starts_from_a_run_wants_its_secrets_again(tmp_path: Path) -> None:
+    """Only those it uses: nothing is reflected upon."""
+    config = parse(
+        {
+            "serve": {"extra_args": ["--hf-token", KEYS["server"]]},
+            "fast": {"reflection_args": {"api_key": KEYS["reflection"]}},
+        }
+    )
+    run = RunDir.create(tmp_path / "run", config)
+    words = r"^serve\.extra_args: secrets are not kept .*\(--set serve\.extra_args=…\)$"
+    with pytest.raises(ConfigError, match=words):
+        evaluate_again(run.path, [], Console(quiet=True))
+    with pytest.raises(ConfigError, match=words):
+        public_settings(run.config(), Policy("micro"), tmp_path, "127.0.0.1", None, None)
+    with pytest.raises(RunDirError, match="has not finished"):  # what comes next
+        evaluate_again(run.path, ["serve.extra_args=[]"], Console(quiet=True))
 
 
 def test_a_key_that_is_refused_is_not_repeated(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 import pytest
-from fakes import Ask, guess
+from fakes import Ask, guess, questions, right
 from rich.console import Console
 
 from experiments.tasks import build_task, policy_adapter
@@ -21,6 +21,7 @@ from fst_agents.run_dir import RunDir
 from fst_agents.run_file import parse
 from fst_agents.serving.scripted_host import ScriptedHost
 from fst_agents.types import Policy
+from optimizers.request import request_faults
 
 KEYS = {
     "arm", "task", "seed", "scores", "kl", "retention", "rollouts", "cycles", "policy_version",
@@ -181,6 +182,45 @@ def test_a_compiled_program_carries_its_run_and_leaves_the_student_alone(folder:
     assert all(v is None for v in tuned.fst.summary["scores"].values())
     assert tuned.fst.summary["task"] == "DigitsProgram"
     assert seed_candidate(task.program) == before
+
+
+def test_a_given_host_is_brought_to_the_policy_that_is_asked_for(tmp_path: Path) -> None:
+    """It may still serve what an earlier run has trained, under that run's version."""
+    from optimizers import Gepa
+
+    earlier, asked = Policy("scripted", version=3), Policy("scripted")
+    host = ScriptedHost(guess, policy=earlier)
+    optimizer: Any = Gepa(
+        metric=right,
+        policy=asked,
+        reflection_lm=lambda prompt: f"```\nAnswer yes, {len(prompt)}.\n```",
+        config=tiny(tmp_path, "gepa", track={"enabled": False}),
+        host=host,
+    )
+    examples = [p.example.copy(id=p.id) for p in questions(8)]
+    optimizer.compile(Ask(), trainset=examples)
+    assert host.updates == [earlier, asked]
+
+
+@pytest.mark.parametrize(
+    ("serve", "short"), [({"host": "local"}, False), ({"url": "http://h:1"}, True)]
+)
+def test_only_a_server_heeds_the_context_length_of_the_run_file(
+    serve: dict[str, Any], short: bool, tmp_path: Path
+) -> None:
+    config = tiny(tmp_path, "fst", serve={**serve, "context_length": 20})
+    task = build_task(config)  # DSPy's own prompts are of hundreds of tokens
+    found = request_faults(
+        task.program,
+        config,
+        task.metric,
+        trainset=task.trainset[:1],
+        valset=(),
+        adapter=dspy.ChatAdapter(),
+        policy=_micro(),
+        score_range=None,
+    )
+    assert any("the policy's context is 20" in line for line in found) == short
 
 
 def test_a_wrong_configuration_is_refused_before_anything_is_started(tmp_path: Path) -> None:

@@ -312,6 +312,28 @@ def test_the_headline_needs_a_beginning_and_an_end() -> None:
     assert headline(RESULT).endswith("59.2%, the new weights alone 21.4%.")
 
 
+def test_the_headline_is_about_what_ships() -> None:
+    """After ``[distill]`` the weights are judged without the instruction that was folded in."""
+    shipped = {"cell": "trained_seed", "instructions": SEED.instructions}
+    text = headline({**RESULT, "shipped": shipped})
+    assert "went from 3.1% to 21.4%" in text
+    assert "without the new instruction, which alone reaches 59.2%, and 97.3% on" in text
+    assert "went from 3.1% to 97.3%" in headline(RESULT)
+
+
+def test_an_instruction_that_was_folded_into_the_weights_is_not_said_to_ship(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "plain")
+    assert "What the program's language model is told" in report(run)[1].text
+    run = make_run(tmp_path / "folded", finished=False)
+    shipped = {"cell": "trained_seed", "instructions": dict(SEED.instructions)}
+    run.finish({**RESULT, "shipped": shipped})
+    text = report(run)[1].text
+    assert "It was folded into the weights" in text
+    assert "What the program's language model is told" not in text
+
+
 def test_what_changed_in_an_instruction_is_marked() -> None:
     assert compared("Solve the\ntask now.", "Solve  the <b> now.") == (
         "Solve  the<del>\ntask</del><ins> &lt;b&gt;</ins> now."

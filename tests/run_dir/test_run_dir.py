@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fst_agents.config import RunConfig
-from fst_agents.errors import RunDirError
+from fst_agents.errors import ConfigError, RunDirError
 from fst_agents.json_files import dumps, to_json
-from fst_agents.redaction import public_config
+from fst_agents.redaction import public_config, refuse_redacted
 from fst_agents.run_dir import RunDir, default_name, from_json, population_record
 from fst_agents.run_file import parse
 from fst_agents.types import (
@@ -230,6 +230,46 @@ def test_secrets_never_reach_the_disk(tmp_path: Path) -> None:
     assert args["extra_headers"] == {"Authorization": "<redacted>", "X-Trace": "visible"}
     assert args["api_base"] == "https://me:<redacted>@host/v1"
     assert public_config(config)["serve"]["extra_args"][-2:] == ["--port", "1"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--max-num-batched-tokens", "4096", "--tokenizer-mode", "auto"],
+        ["--max-num-batched-tokens=8k", "--tokenizer=some/folder", "--skip-tokenizer-init"],
+        ["--return-tokens-as-token-ids", "--long-prefill-token-threshold", "256"],
+    ],
+)
+def test_what_is_only_about_tokens_is_no_secret(arguments: list[str]) -> None:
+    config = parse({"serve": {"extra_args": arguments}})
+    assert public_config(config)["serve"]["extra_args"] == arguments
+    refuse_redacted(parse(public_config(config)))
+
+
+def test_every_value_of_an_option_that_takes_several_is_hidden() -> None:
+    arguments = ["--api-key", "12345678", "sk-2", "--port", "1", "--hf-token=123x"]
+    hidden = public_config(parse({"serve": {"extra_args": arguments}}))["serve"]["extra_args"]
+    expected = ["--api-key", "<redacted>", "<redacted>", "--port", "1", "--hf-token=<redacted>"]
+    assert hidden == expected
+
+
+def test_a_configuration_without_its_secrets_starts_nothing() -> None:
+    """Those of the sections that are used; each key has a line that says how to mend it."""
+    config = parse(
+        {
+            "serve": {"extra_args": ["--api-key", "<redacted>"]},
+            "fast": {"reflection_args": {"api_key": "<redacted>"}},
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        refuse_redacted(config)
+    assert [line.partition(":")[0] for line in caught.value.problems] == [
+        "serve.extra_args",
+        "fast.reflection_args.api_key",
+    ]
+    assert "(--set fast.reflection_args.api_key=…)" in caught.value.problems[1]
+    with pytest.raises(ConfigError, match=r"^serve\.extra_args: [^\n]*$"):
+        refuse_redacted(config, "serve", "fixed")
 
 
 def test_rollouts_are_appended_per_step_and_read_back(tmp_path: Path) -> None:

@@ -282,6 +282,16 @@ def test_weights_of_another_shape_are_refused_by_name(served: Served, tmp_path: 
     assert gap_now(served, served.folder) < 1e-4
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_model_file_that_was_cut_short_is_named(whole: bool, tmp_path: Path) -> None:
+    """``whole``: the header is, so that only the tensors lack."""
+    folder = save_model(tmp_path / "base")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: -100 if whole else 20])
+    with pytest.raises(ServingError, match=r"base: expected whole safetensors files.*again"):
+        LocalHost(Policy(str(folder)))
+
+
 @pytest.mark.parametrize("kind", ["scripted", "local"])
 def test_a_closed_host_refuses(kind: str, tied: Path) -> None:
     host: PolicyHost = (

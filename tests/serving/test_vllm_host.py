@@ -16,6 +16,7 @@ from fake_server import Handler, Reply
 from fst_agents.errors import ServingError
 from fst_agents.serving.vllm_client import EXTENSION
 from fst_agents.serving.vllm_host import VllmHost
+from fst_agents.serving.vllm_revival import LastingWeights
 from fst_agents.types import Policy, Sampling
 
 CONFIG = {
@@ -143,6 +144,39 @@ def test_an_adapter_is_unloaded_once_another_serves(
         adapter = save_adapter(tied, tmp_path / f"v{version}", seed=version)
         host.update(Policy(str(tied), adapter=adapter, version=version))
     assert server.calls == ["load v1", "load v2", "unload"]
+
+
+def test_an_old_adapter_that_stays_loaded_does_not_undo_an_update(
+    host: VllmHost,
+    server: Server,
+    tied: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Handler.replies["/v1/unload_lora_adapter"] = lambda _: (500, "no")
+    for version in (1, 2):
+        adapter = save_adapter(tied, tmp_path / f"v{version}", seed=version)
+        host.update(Policy(str(tied), adapter=adapter, version=version))
+    assert host.policy.version == 2
+    assert host.submit((1,), Sampling()).result(timeout=5).policy_version == 2
+    assert "could not be unloaded" in caplog.text
+
+
+def test_an_error_that_nobody_foresaw_hangs_nobody(
+    host: VllmHost, tied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the thread that hands out the work: what waits fails, what comes later is refused."""
+
+    async def broken(self: LastingWeights) -> bool:
+        raise FileNotFoundError("nobody thought of this")
+
+    monkeypatch.setattr(LastingWeights, "mend", broken)
+    words = "serves no more since an error of its own: .*nobody thought of this"
+    for _ in range(2):
+        with pytest.raises(ServingError, match=words):
+            host.submit((1,), Sampling()).result(timeout=5)
+    with pytest.raises(ServingError, match=words):
+        host.update(Policy(str(tied), version=1))
 
 
 def test_another_base_model_is_refused(host: VllmHost, untied: Path) -> None:

@@ -120,6 +120,14 @@ def test_a_death_between_requests_is_not_noticed_by_them(host: VllmHost) -> None
     assert ask(host).token_ids == (7,)
 
 
+def test_a_server_whose_log_is_gone_is_restarted_too(host: VllmHost) -> None:
+    kill(host)
+    until(lambda: not server_of(host).running)
+    server_of(host).log.unlink()
+    assert "the log cannot be read" in str(server_of(host).death())
+    assert ask(host).token_ids == (7,)
+
+
 def test_a_death_during_an_update_does_not_lose_the_update(
     host: VllmHost, tied: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from fst_agents.config import RunConfig
 from fst_agents.errors import ConfigError, StalePolicyError, TrainerError
-from fst_agents.types import Policy, TrainingSample
+from fst_agents.types import Call, Feedback, Outcome, Policy, Rollout, TrainingSample
+from optimizers.evaluation import kl_of
 from optimizers.protocols import SlowOptimizer
 from optimizers.slow_grpo import GrpoSlow
 from tests.slow.oracle import CONTEXT, VOCABULARY, random_sample, run_config, write_model
@@ -355,6 +356,27 @@ def test_a_resumed_optimizer_goes_on_to_the_same_weights_to_the_bit(
     ours, theirs = (load_file(tmp_path / f / name) for f in ("resumed", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_rollouts_without_a_token_have_no_kl(full: SlowOptimizer) -> None:
+    mute = Call("solve", (), (1, 2), (), (), "stop", 0, 1.0, "")
+    said = Call("solve", (), PROMPTS[0], COMPLETIONS[0], (-0.1, -0.1), "stop", 0, 1.0, "")
+
+    def rollout(*calls: Call) -> Rollout:
+        return Rollout("p", "c", 0, calls, Feedback(0.0, ""), Outcome.OK, {}, {})
+
+    assert kl_of(full, [rollout(), rollout(mute)]) is None
+    assert kl_of(full, [rollout(mute), rollout(said)]) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_model_file_that_was_cut_short_is_named(whole: bool, tmp_path: Path) -> None:
+    """``whole``: the header is, so that only the tensors lack."""
+    folder = write_model(tmp_path / "base")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: -100 if whole else 20])
+    with pytest.raises(TrainerError, match=r"base: expected whole safetensors files.*again"):
+        GrpoSlow(Policy(str(folder)), run_config()).close()
 
 
 def test_the_optimizer_s_state_of_another_model_is_refused(model: str, tmp_path: Path) -> None:
