@@ -16,13 +16,16 @@ from experiments.studies.scope import Changes, Scope, read_targets
 from fst_agents.config import Acceptance, Arm, FastConfig, SlowConfig
 from fst_agents.errors import ConfigError
 from fst_agents.run_file import conflicts
-from optimizers.plan import plan
+from optimizers.plan import plan, total_rollouts
 from programs.micro.phrasebook import VAGUE
 
 RATES = (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 """Of the weights, for fst and rl alike."""
 
 POPULATIONS = (1, 2, 4, 8)
+
+SPLITS = (576, 864, 1248)
+"""Rollouts of a fast phase: 6, 9 and 13 passes over its anchor set; K of them score the members."""
 
 PENALTIES = (0.001, 0.02, 0.1, 0.3, 1.0)
 """Of the KL to the base model, the paper's first."""
@@ -54,8 +57,9 @@ class Ablation:
             ConfigError: a variant cannot be run under these settings; a line for each reason.
         """
         table = {
-            label: [scope.cell(self.arm, *unit, changes=changes) for unit in scope.units]
+            label: [scope.cell(self.arm, *unit, changes=own) for unit in scope.units]
             for label, changes in self.variants.items()
+            for own in [_paid_alike(scope, changes)]
         }
         lines = [
             f"{line} (study {self.name}, {label})"
@@ -65,6 +69,14 @@ class Ablation:
         if lines:
             raise ConfigError(lines)
         return table
+
+
+def _paid_alike(scope: Scope, changes: Changes) -> Changes:
+    """With the rollouts of the scope, where a setting makes its cycles dearer or cheaper."""
+    total = total_rollouts(scope.base)
+    if total_rollouts(scope.cell("fst", *scope.units[0], changes=changes).config) == total:
+        return changes
+    return {**changes, "budget": {**changes.get("budget", {}), "rollouts": total}}
 
 
 def _faults(cell: Cell) -> list[str]:
@@ -126,6 +138,13 @@ ACCEPTANCE: Final = Ablation(
     _of("fast", "acceptance", get_args(Acceptance), _words),
     _words(FastConfig().acceptance),
 )
+SPLIT: Final = Ablation(
+    "split",
+    "what a fast phase may spend",
+    "How much of a cycle should evolve instructions, how much train weights?",
+    _of("fast", "rollouts", SPLITS, str),
+    str(FastConfig().rollouts),
+)
 PENALTY: Final = Ablation(
     "penalty",
     "β, the weight of the KL to the base",
@@ -143,7 +162,7 @@ BASELINE: Final = Ablation(
 )
 
 ABLATIONS: Final[Mapping[str, Ablation]] = MappingProxyType(
-    {one.name: one for one in (RATE, SCHEDULE, POPULATION, ACCEPTANCE, PENALTY, BASELINE)}
+    {one.name: one for one in (RATE, SCHEDULE, POPULATION, ACCEPTANCE, SPLIT, PENALTY, BASELINE)}
 )
 """Name → ablation."""
 
@@ -165,5 +184,5 @@ def varied_keys(ablations: Sequence[Ablation]) -> set[str]:
 def asked_for(name: str) -> list[Ablation]:
     """The ablations of that name, none where it is something else's."""
     if name == TOGETHER:
-        return [RATE, SCHEDULE, POPULATION, ACCEPTANCE, PENALTY]
+        return [RATE, SCHEDULE, POPULATION, ACCEPTANCE, SPLIT, PENALTY]
     return [ABLATIONS[name]] if name in ABLATIONS else []

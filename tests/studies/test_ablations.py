@@ -32,6 +32,7 @@ from experiments.studies.ablations import (
     POPULATION,
     RATE,
     SCHEDULE,
+    SPLIT,
     Ablation,
     asked_for,
 )
@@ -127,7 +128,7 @@ def test_the_baseline_s_instructions_give_nothing_away() -> None:
 
 def test_ablations_are_no_part_of_all_and_go_together() -> None:
     assert not {study.name for study in chosen(ALL)} & set(ABLATIONS)
-    assert asked_for("ablations") == [RATE, SCHEDULE, POPULATION, ACCEPTANCE, PENALTY]
+    assert asked_for("ablations") == [RATE, SCHEDULE, POPULATION, ACCEPTANCE, SPLIT, PENALTY]
     assert asked_for("baseline") == [BASELINE]
     assert asked_for("drift") == asked_for("all") == []
 
@@ -331,10 +332,10 @@ def test_all_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: Pa
     told = ablate(
         asked_for("ablations"), scope, out, command="fst study ablations", workers=Workers(run=made)
     )
-    names = ["rate", "schedule", "population", "acceptance", "penalty"]
+    names = ["rate", "schedule", "population", "acceptance", "split", "penalty"]
     assert [r["study"] for r in told["studies"]] == names
     units = len(scope.units)
-    assert len(made.ran) == len(set(made.ran)) == units * (1 + 4 + 1 + 3 + 2 + 4)
+    assert len(made.ran) == len(set(made.ran)) == units * (1 + 4 + 1 + 3 + 2 + 2 + 4)
     for name in names:
         kept = json.loads((out / name / "result.json").read_text("utf-8"))
         assert kept["study"] == name
