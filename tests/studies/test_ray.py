@@ -89,7 +89,7 @@ def test_a_grid_of_tasks_is_the_grid_of_processes(scope: Scope, tmp_path: Path) 
 @pytest.mark.usefixtures("cluster")
 def test_a_stopped_grid_of_tasks_leaves_nothing_running(scope: Scope, tmp_path: Path) -> None:
     """And asked again it goes on where it stood."""
-    changes = {**TINY, "budget": {"rollouts": 16 * 40}}
+    changes = {**TINY, "budget": {"rollouts": 16 * 150}}
     cell = scope.cell("rl", scope.targets[0], 0, changes=changes)
     folder = cell_folder(tmp_path, cell)
     tasks = RayTasks(tmp_path)
@@ -108,7 +108,7 @@ def test_a_stopped_grid_of_tasks_leaves_nothing_running(scope: Scope, tmp_path: 
         record = run_grid([cell], tmp_path, again)[cell.key]
     assert record.error is None
     assert (folder / "run" / "run.toml").stat().st_mtime_ns == began
-    assert [p.rollouts for p in record.curve] == [16 * (k + 1) for k in range(40)]
+    assert [p.rollouts for p in record.curve] == [16 * (k + 1) for k in range(150)]
 
 
 @pytest.mark.usefixtures("cluster")
