@@ -57,7 +57,9 @@ class TaskConfig(Section):
         description="Your own: fields the program is given; default: the parameters of forward.",
     )
     score_range: tuple[float, float] | None = Field(
-        default=None, description="Least and most a metric may return; outside it is an error."
+        default=None,
+        description="Least and most a metric may return; outside it is an error. Left out: any "
+        "number, but none above 1 where instructions evolve.",
     )
     train_size: int | None = Field(
         default=None,
@@ -205,7 +207,7 @@ class FastConfig(Section):
         default=4, ge=1, le=MANY, description="K, members of Φ; must divide slow.group_size."
     )
     rollouts: int = Field(
-        default=864,
+        default=576,
         ge=1,
         le=1000 * MANY,
         description="Rollouts of one fast phase, re-scoring included, exactly counted.",
@@ -334,7 +336,10 @@ class BudgetConfig(Section):
         "solved only drifts. Default: the task's own, if it has one.",
     )
     seconds: float | None = Field(
-        default=None, gt=0, description="Stop after the step that exceeds it."
+        default=None,
+        gt=0,
+        description="Stop after the step that exceeds it. A finishing stage and the evaluation "
+        "come after that.",
     )
 
 

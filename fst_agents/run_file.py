@@ -128,6 +128,11 @@ def _faults(data: Mapping[str, Any], error: ValidationError) -> dict[tuple[str, 
     return faults
 
 
+def least_fast_rollouts(config: RunConfig) -> int:
+    """What a fast phase costs at least: K members and one proposal, on the whole anchor set."""
+    return (config.fast.population + 1) * config.slow.batch_size * config.slow.steps_per_cycle
+
+
 def conflicts(config: RunConfig) -> list[str]:
     """What is wrong between the keys of the method, each of them right by itself."""
     fast, slow, problems = config.fast, config.slow, list[str]()
@@ -149,13 +154,13 @@ def conflicts(config: RunConfig) -> list[str]:
             "serve.url: names a server to sample, but serve.host = 'local' asks for sampling in "
             "this process; leave one of them out"
         )
-    anchor = slow.batch_size * slow.steps_per_cycle
-    if config.arm != "rl" and fast.rollouts < (fast.population + 1) * anchor:
+    least = least_fast_rollouts(config)
+    if config.arm != "rl" and fast.rollouts < least:
         problems.append(
             f"fast.rollouts: got {fast.rollouts}, but scoring K = {fast.population} members and "
-            f"one proposal on the anchor set of {anchor} problems costs "
-            f"{(fast.population + 1) * anchor}; raise it, or lower fast.population, "
-            "slow.batch_size or slow.steps_per_cycle"
+            f"one proposal on the anchor set of {slow.batch_size * slow.steps_per_cycle} problems "
+            f"costs {least}; raise it, or lower fast.population, slow.batch_size or "
+            "slow.steps_per_cycle"
         )
     return problems
 

@@ -36,7 +36,7 @@ from optimizers.fast_record import PhaseRecord, phase_metrics, phase_record
 from optimizers.gepa_adapter import (
     ArenaAdapter,
     GuardedReflection,
-    Phase,
+    PhaseContext,
     gepa_score,
 )
 from optimizers.protocols import Evaluate
@@ -51,7 +51,7 @@ class Guard:
     ``pool`` holds the accepted candidates by gepa's index, ``stopped`` why the phase ended.
     """
 
-    def __init__(self, phase: Phase, perfect: float) -> None:
+    def __init__(self, phase: PhaseContext, perfect: float) -> None:
         self.pool: list[Candidate] = []
         self.stopped = ""
         self._phase = phase
@@ -176,8 +176,8 @@ class GepaFast:
         """
         started = time.monotonic()
         check_request(population, problems, rollouts, self._components)
-        arena = Arena(evaluate, rollouts)
-        phase = Phase(
+        arena = Arena(evaluate, rollouts, self._perfect)
+        phase = PhaseContext(
             cycle=cycle,
             policy_version=policy_version,
             carried=population.candidates,
@@ -198,7 +198,7 @@ class GepaFast:
         self._record(phase_record(phase, guard.pool, evolved, metrics, stopped=guard.stopped))
         return evolved, StepReport(cycle, metrics)
 
-    def _run_gepa(self, phase: Phase, guard: Guard) -> None:
+    def _run_gepa(self, phase: PhaseContext, guard: Guard) -> None:
         optimize(
             seed_candidate=dict(phase.carried[0].instructions),
             trainset=list(phase.anchor),
@@ -249,7 +249,7 @@ class _Log:
         logging.getLogger(__name__).debug(message)
 
 
-def _comparable(phase: Phase, pool: Sequence[Candidate]) -> Population:
+def _comparable(phase: PhaseContext, pool: Sequence[Candidate]) -> Population:
     """The judged candidates under the scores of the problems they all share."""
     # A merge may rebuild what is there: Candidates are equal by content, the first one stays.
     judged = tuple(c for c in dict.fromkeys(pool) if phase.judged(c))

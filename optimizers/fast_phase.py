@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fst_agents.bridge_report import FLAT_SPREAD
 from fst_agents.errors import ConfigError, ProgramError, ServingError
 from fst_agents.types import Candidate, Population, Problem, Rollout
 from optimizers.protocols import Evaluate
@@ -13,9 +14,11 @@ from optimizers.protocols import Evaluate
 class Arena:
     """All rollouts of one phase, one per (candidate, problem), and what they cost."""
 
-    def __init__(self, evaluate: Evaluate, budget: int) -> None:
-        """``budget`` counts rollouts that ``evaluate`` may charge from now on."""
+    def __init__(self, evaluate: Evaluate, budget: int, best: float) -> None:
+        """``budget`` counts rollouts that ``evaluate`` may charge from now on. ``best``: the
+        score of a problem that is solved; by it a phase knows where there is nothing to mend."""
         self._evaluate = evaluate
+        self._best = best
         self._budget = budget
         self._before = evaluate.spent()
         self.candidates: dict[str, Candidate] = {}
@@ -27,6 +30,7 @@ class Arena:
 
         Raises:
             ProgramError: the answer is not one finite or absent score for each problem.
+            ConfigError: a score lies above the best one.
         """
         self.candidates.setdefault(candidate.id, candidate)
         known = self._rollouts.setdefault(candidate.id, {})
@@ -34,6 +38,7 @@ class Arena:
         if missing:
             rollouts = self._evaluate(candidate, missing)
             _check(candidate, missing, rollouts)
+            refuse_above(self._best, [r.score for r in rollouts if r.score is not None])
             known.update({r.problem_id: r for r in rollouts})
         return [known[p.id] for p in problems]
 
@@ -56,6 +61,15 @@ class Arena:
     @property
     def left(self) -> int:
         return self._budget - self.spent
+
+
+def refuse_above(best: float, scores: Sequence[float]) -> None:
+    """Refuse scores above that of a solved problem: nobody could say what is left to learn."""
+    if scores and max(scores) > best + FLAT_SPREAD:
+        raise ConfigError(
+            f"task.score_range: a score of {max(scores):g} is above that of a solved problem, "
+            f"{best:g}; set it to [least, most] of the metric"
+        )
 
 
 def _check(candidate: Candidate, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> None:

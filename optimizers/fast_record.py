@@ -10,7 +10,7 @@ from typing import Any
 
 from fst_agents.population import pruned_front
 from fst_agents.types import Candidate, Population, Rollout
-from optimizers.gepa_adapter import Phase
+from optimizers.gepa_adapter import PhaseContext
 
 FEEDBACK_SHOWN = 3
 """Feedback texts kept of each candidate, those of its lowest scores."""
@@ -65,7 +65,7 @@ def worst_feedback(rollouts: Iterable[Rollout]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))[:FEEDBACK_SHOWN]
 
 
-def phase_metrics(phase: Phase, pool: Population, evolved: Population) -> dict[str, float]:
+def phase_metrics(phase: PhaseContext, pool: Population, evolved: Population) -> dict[str, float]:
     """Means are over the problems that all candidates of the pool share."""
     arena, reflection = phase.arena, phase.reflection
     proposals = len(arena.candidates) - len(phase.carried)
@@ -94,7 +94,7 @@ def _mean(population: Population, candidate: Candidate) -> float:
 
 
 def phase_record(
-    phase: Phase,
+    phase: PhaseContext,
     pool: Sequence[Candidate],
     evolved: Population,
     metrics: Mapping[str, float],

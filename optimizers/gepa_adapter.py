@@ -213,7 +213,7 @@ class GuardedReflection:
 
 
 @dataclasses.dataclass(frozen=True)
-class Phase:
+class PhaseContext:
     """What one phase works on. ``anchor``: the problems scored for every carried-over member."""
 
     cycle: int

@@ -30,9 +30,9 @@ from typing import Literal
 
 from fst_agents.bridge_report import FLAT_SPREAD, Fate
 from fst_agents.config import RunConfig
-from fst_agents.errors import ConfigError
 from fst_agents.stream import ProblemStream
 from fst_agents.types import Pace, Pulse, RolloutGroup
+from optimizers.fast_phase import refuse_above
 from optimizers.plan import (
     adapts,
     cycle_rollouts,
@@ -121,11 +121,7 @@ def pulse(groups: Sequence[RolloutGroup], fates: Sequence[Fate], best: float) ->
     """
     scored = [[r.score for r in g.rollouts_G if r.score is not None] for g in groups]
     every = [score for scores in scored for score in scores]
-    if every and max(every) > best + FLAT_SPREAD:
-        raise ConfigError(
-            f"fast.schedule: got 'adaptive', which has to know what is solved: a score of "
-            f"{max(every):g} is above the best one, {best:g}; set task.score_range"
-        )
+    refuse_above(best, every)
     whole = [(s, fate) for s, fate in zip(scored, fates, strict=True) if len(s) > 1]
     flat = [s for s, fate in whole if fate == "flat" and max(s) < best - FLAT_SPREAD]
     return Pulse(fmean(every) if every else 0.0, len(flat) / len(whole) if whole else 0.0)

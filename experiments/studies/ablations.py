@@ -15,7 +15,7 @@ from experiments.studies.cells import Cell
 from experiments.studies.scope import Changes, Scope, read_targets
 from fst_agents.config import Acceptance, Arm, FastConfig, SlowConfig
 from fst_agents.errors import ConfigError
-from fst_agents.run_file import conflicts
+from fst_agents.run_file import conflicts, least_fast_rollouts
 from optimizers.plan import plan, total_rollouts
 from programs.micro.phrasebook import VAGUE
 
@@ -24,8 +24,8 @@ RATES = (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 
 POPULATIONS = (1, 2, 4, 8)
 
-SPLITS = (576, 864, 1248)
-"""Rollouts of a fast phase: 6, 9 and 13 passes over its anchor set; K of them score the members."""
+SPLITS = (480, 576, 864, 1248)
+"""Rollouts of a fast phase: 5, 6, 9 and 13 passes over its anchor set; K = 4 score the members."""
 
 PENALTIES = (0.001, 0.02, 0.1, 0.3, 1.0)
 """Of the KL to the base model, the paper's first."""
@@ -59,7 +59,7 @@ class Ablation:
         table = {
             label: [scope.cell(self.arm, *unit, changes=own) for unit in scope.units]
             for label, changes in self.variants.items()
-            for own in [_paid_alike(scope, changes)]
+            for own in [_paid_alike(scope, _payable(scope, changes))]
         }
         lines = [
             f"{line} (study {self.name}, {label})"
@@ -69,6 +69,15 @@ class Ablation:
         if lines:
             raise ConfigError(lines)
         return table
+
+
+def _payable(scope: Scope, changes: Changes) -> Changes:
+    """With a fast phase that pays for one proposal, where K makes that dearer than the scope's."""
+    config = scope.cell("fst", *scope.units[0], changes=changes).config
+    if "population" not in changes.get("fast", {}):
+        return changes
+    rollouts = max(config.fast.rollouts, least_fast_rollouts(config))
+    return {**changes, "fast": {**changes["fast"], "rollouts": rollouts}}
 
 
 def _paid_alike(scope: Scope, changes: Changes) -> Changes:

@@ -226,11 +226,11 @@ def test_what_a_key_refers_to_is_looked_at_before_anything_is_written(
 
 
 def test_an_adaptive_forecast_has_either_phase_at_its_most() -> None:
-    """12 cycles of 864 + 6 · 128 rollouts; with a single fast phase, 18720 // 128 RL steps."""
+    """12 cycles of 576 + 6 · 128 rollouts; with a single fast phase, 15552 // 128 RL steps."""
     told = forecast(check({"fast": {"schedule": "adaptive"}}))
-    assert told["rollouts"]["limit"] == 12 * 1632
-    assert (told["rollouts"]["fast"], told["rollouts"]["slow"]) == (12 * 864, 146 * 128)
-    assert told["steps"] == 146
+    assert told["rollouts"]["limit"] == 12 * 1344
+    assert (told["rollouts"]["fast"], told["rollouts"]["slow"]) == (12 * 576, 121 * 128)
+    assert told["steps"] == 121
 
 
 # -- data ---------------------------------------------------------------------------------------

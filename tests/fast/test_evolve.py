@@ -307,6 +307,23 @@ def test_nothing_scored_is_an_error_not_a_zero() -> None:
         )  # fmt: skip
 
 
+def test_a_score_above_that_of_a_solved_problem_is_refused() -> None:
+    """Stars from 1 to 5: by the usual best, 1, every text would be perfect and none be tried."""
+
+    def stars(candidate: Candidate, problem: Problem) -> float:
+        return 1.0 + 4.0 * has_word(candidate, problem)
+
+    def evolve(**best: float) -> Population:
+        fast = GepaFast(config(), Reflector(), **best)
+        return fast.evolve(
+            start("red"), PROBLEMS, Evaluate(stars), rollouts=500, policy_version=VERSION, cycle=0
+        )[0]
+
+    with pytest.raises(ConfigError, match=r"task.score_range: a score of 5 is above .* 1; set it"):
+        evolve()
+    assert evolve(perfect_score=5.0).best.instructions["main"] != "red"
+
+
 def test_scores_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(ProgramError, match="not a finite number"):
         GepaFast(config(), Reflector()).evolve(

@@ -134,7 +134,7 @@ def test_what_has_no_two_scores_says_nothing() -> None:
 
 
 def test_a_score_above_the_best_one_is_the_requests_fault() -> None:
-    with pytest.raises(ConfigError, match=r"a score of 70 is above the best one, 1; set task.sco"):
+    with pytest.raises(ConfigError, match=r"task.score_range: a score of 70 is above"):
         pulse([group(70.0, 3.0)], ["kept"], 1.0)
 
 
@@ -293,7 +293,7 @@ def test_a_fixed_schedule_logs_nothing_of_it(tmp_path: Path) -> None:
 
 def test_scores_beyond_the_range_stop_an_adaptive_run(tmp_path: Path) -> None:
     made = world(tmp_path, adaptive(), metric=lambda gold, pred: 3.0)
-    with pytest.raises(ConfigError, match=r"set task.score_range"):
+    with pytest.raises(ConfigError, match=r"task.score_range: a score of 3 is above"):
         made.loop.run(plan(made.parts.config))
 
 

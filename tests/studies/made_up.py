@@ -11,6 +11,7 @@ from typing import Any
 from experiments.studies.cells import FINAL, Cell, Record
 from experiments.studies.curves import Point
 from experiments.studies.scope import Changes, Scope, make_scope
+from fst_agents.config import FastConfig, SlowConfig
 from fst_agents.errors import ServingError
 from optimizers.plan import batches_of
 
@@ -25,8 +26,9 @@ TINY: Changes = {
 }
 """Settings of a real cell that takes seconds."""
 
-STEP = 1632
-"""Rollouts from one point of a made-up curve to the next: one cycle."""
+_SLOW = SlowConfig()
+STEP = FastConfig().rollouts + _SLOW.steps_per_cycle * _SLOW.batch_size * _SLOW.group_size
+"""Rollouts from one point of a made-up curve to the next: one cycle of default settings."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import QUICK, Arm, record
+from made_up import QUICK, STEP, Arm, record
 
 from experiments.studies.ablate import ablate
 from experiments.studies.ablation_table import (
@@ -206,7 +206,7 @@ def test_a_faster_setting_is_favoured_with_figures_as_made_up(scope: Scope, tmp_
     assert own["difference"]["retention"]["estimate"] == pytest.approx(0.02)
     assert own["never_half"] == 0
     # 0.6 · 5/6 is the first plateau of at least a half, in the fifth cycle and not before.
-    assert row(told, "fixed")["half"]["estimate"] > 4 * 1632
+    assert row(told, "fixed")["half"]["estimate"] > 4 * STEP
     assert own["difference"]["half"]["estimate"] < 0
 
 

@@ -278,9 +278,9 @@ def test_a_staged_stream_goes_from_part_to_part_and_stays_in_the_last() -> None:
 
 
 def test_stages_are_equally_long_in_rollouts(scope: Scope) -> None:
-    """One cycle: 864 + 6 × 128 = 1632 rollouts, 6 batches for fst and 12.75 RL steps for rl."""
+    """One cycle: 576 + 6 × 128 = 1344 rollouts, 6 batches for fst and 10.5 RL steps for rl."""
     fst, rl = (scope.cell(arm, scope.targets[0], 0).config for arm in ("fst", "rl"))
-    assert (batches_of(fst, 4), batches_of(rl, 4)) == (24, 51)
+    assert (batches_of(fst, 4), batches_of(rl, 4)) == (24, 42)
 
 
 def test_the_stages_of_a_task_share_no_problem(scope: Scope) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import ARMS, Arm, MadeUp
+from made_up import ARMS, STEP, Arm, MadeUp
 
 from experiments.compare import compare, plan_comparison
 from experiments.studies.comparison_page import arms_grid, headline, pairs_grid
@@ -136,7 +136,7 @@ def test_equal_rollouts_are_what_every_arm_may_spend() -> None:
             "fst,rl",
             1,
             {"budget": {"rollouts": 1000}},
-            ["budget.rollouts: got 1000, but one cycle of these settings costs 1632"],
+            [f"budget.rollouts: got 1000, but one cycle of these settings costs {STEP}"],
         ),
         ("fst,distill", 1, {"distill": {"steps": -4}}, ["distill.steps: Input should be greater"]),
     ],
