@@ -142,16 +142,24 @@ def test_the_rl_arm_gets_the_instruction_that_was_chosen(scope: Scope) -> None:
 
 
 def test_a_setting_that_cannot_be_run_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
-    scope = make_scope(
-        [*QUICK, "slow.group_size=4", "fast.rollouts=480"], quick=True, development=True
-    )
+    scope = make_scope([*QUICK, "slow.group_size=4"], quick=True, development=True)
     with pytest.raises(ConfigError) as caught:
         run(POPULATION, scope, tmp_path / "out")
-    assert len(caught.value.problems) == 2
+    assert len(caught.value.problems) == 1
     assert "K must divide slow.group_size (G); got K = 8, G = 4" in caught.value.problems[0]
     assert caught.value.problems[0].endswith("(study population, K = 8)")
-    assert "fast.rollouts: got 480" in caught.value.problems[1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fast_phase_pays_for_a_proposal_under_every_k() -> None:
+    """K = 8 and one proposal need (8 + 1) · 96 rollouts."""
+
+    def rollouts(*asked: str) -> list[int]:
+        scope = make_scope([*QUICK, *asked], quick=True, development=True)
+        return [own[0].config.fast.rollouts for own in POPULATION.cells(scope).values()]
+
+    assert rollouts() == [576, 576, 576, 864]
+    assert rollouts("fast.rollouts=960") == [960] * 4
 
 
 def test_there_are_three_development_rules(scope: Scope) -> None:
@@ -335,7 +343,7 @@ def test_all_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: Pa
     names = ["rate", "schedule", "population", "acceptance", "split", "penalty"]
     assert [r["study"] for r in told["studies"]] == names
     units = len(scope.units)
-    assert len(made.ran) == len(set(made.ran)) == units * (1 + 4 + 1 + 3 + 2 + 2 + 4)
+    assert len(made.ran) == len(set(made.ran)) == units * (1 + 4 + 1 + 3 + 2 + 3 + 4)
     for name in names:
         kept = json.loads((out / name / "result.json").read_text("utf-8"))
         assert kept["study"] == name
