@@ -3,6 +3,7 @@
 It knows the phrase book of the micro policy and never a task's rule: all it learns about the task
 is what the prompt shows, inputs and expected answers in the feedback. Like a careful person it
 makes one edit to the current instruction per reflection, so a rule of two steps takes several.
+Where no answer could be read, so that no feedback says what was expected, the edit is a guess.
 """
 
 import math
@@ -63,7 +64,7 @@ class OfflineReflector:
         """Answer a reflection prompt.
 
         Raises:
-            UnknownTask: The prompt has no instruction, or no example of a digits task.
+            UnknownTask: The prompt has no instruction, or is about another task.
         """
         text = prompt if isinstance(prompt, str) else _join(prompt)
         instruction, examples = read_instruction(text), read_examples(text)
@@ -71,12 +72,14 @@ class OfflineReflector:
         credit = _Credit(examples)
         rng = Random(f"reflector {self._seed}, call {self.calls}")
         self.calls += 1
-        meant = ops if credit.own(ops) == 1.0 else self._choose(ops, credit, rng)
+        meant = ops if examples and credit.own(ops) == 1.0 else self._choose(ops, credit, rng)
         return f"```\n{_word(meant, instruction, rng)}\n```"
 
     def _choose(self, ops: Ops, credit: "_Credit", rng: Random) -> Ops:
         """Draw one edit, the likelier the better it or its best sequel explains the examples."""
         options = sorted(edits(ops))
+        if not credit.informed:
+            return rng.choice(options)
         worth = [credit.worth(option, ops) for option in options]
         best = max(worth)
         weights = [math.exp((w - best) / self.temperature) for w in worth]
@@ -92,9 +95,12 @@ def read_instruction(prompt: str) -> str:
 
 
 def read_examples(prompt: str) -> tuple[Shown, ...]:
-    """Return the inputs and expected answers that the feedback of a digits task spells out."""
+    """Return the inputs and expected answers that the feedback of a digits task spells out.
+
+    There are none where the policy wrote nothing that could be read as an answer.
+    """
     found = re.findall(r"input (\d+), expected (\d+)", prompt, re.IGNORECASE)
-    if not found:
+    if not found and not re.search(r"^#+ (?:digits|middle)$", prompt, re.MULTILINE):
         raise UnknownTask("got a prompt without digits examples")
     return tuple(Shown(_digits(given), _digits(expected)) for given, expected in found)
 
@@ -142,6 +148,10 @@ class _Credit:
         self._examples = examples
         self._own: dict[Ops, float] = {}
         self._best: dict[tuple[Ops, int], float] = {}
+
+    @property
+    def informed(self) -> bool:
+        return bool(self._examples)
 
     def own(self, ops: Ops) -> float:
         """Credit of the operations themselves; none at all explain nothing."""

@@ -14,6 +14,7 @@ import typer.main
 
 from experiments.check import check
 from experiments.cli import app
+from experiments.forecast import forecast
 from experiments.run_file_docs import render
 from fst_agents.config import RunConfig
 from fst_agents.run_file import read
@@ -61,7 +62,9 @@ def test_a_run_file_passes_check(file: Path) -> None:
     data = read(file)
     no_vllm = importlib.util.find_spec("vllm") is None
     elsewhere = data.get("serve", {}).get("host") == "vllm" and no_vllm
-    check(data, ["serve.host=local"] if elsewhere else [])
+    here = ["serve.host=local"] if elsewhere else []
+    check(data, here)
+    assert forecast(check(data, [*here, "policy.model=Qwen/Qwen3-8B"]))["rollouts"]["limit"] > 0
 
 
 @pytest.mark.parametrize("file", RUN_FILES, ids=lambda f: f.stem)

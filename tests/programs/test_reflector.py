@@ -110,6 +110,17 @@ def test_an_instruction_it_cannot_read_counts_as_vague() -> None:
     assert len(known_ops(reply)) == 1
 
 
+def test_where_no_answer_could_be_read_it_guesses() -> None:
+    """A policy that writes nothing but noise: no feedback says what was expected."""
+    unread = [{**record, "Feedback": "The output could not be parsed."} for record in records(PAIR)]
+    assert read_examples(prompt("x.", unread)) == ()
+    reflector = OfflineReflector()
+    replies = {reflector(prompt(SEED_INSTRUCTION, unread)) for _ in range(20)}
+    guesses = {known_ops(reply.strip("`\n")) for reply in replies}
+    assert len(guesses) > 5
+    assert {len(ops) for ops in guesses} == {1}
+
+
 def test_it_takes_chat_messages_as_well() -> None:
     text = prompt(SEED_INSTRUCTION, records(PAIR))
     as_text = [{"role": "user", "content": text}]

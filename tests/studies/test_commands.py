@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fst_agents.config import ARMS
 from tests.cli.in_process import refused
 from tests.cli.processes import ROOT, fst, result
+from tests.serving.checkpoints import save_model
 
 RUN = str(ROOT / "experiments/runs/fst.toml")
 
@@ -79,3 +81,23 @@ samples = 1
     assert {file: file.stat().st_mtime_ns for file in records} == records
     [line] = refused(*arguments, "--set", "slow.learning_rate=1e-3", cwd=tmp_path)
     assert "holds results of another configuration" in line
+
+
+def test_the_same_run_file_runs_through_on_another_model(tmp_path: Path) -> None:
+    """Every arm, on a Qwen3 with random weights, none of whose answers can be read."""
+    save_model(tmp_path / "qwen", tied=False, context=1024)
+    small = [
+        "policy.model=./qwen", "sampling.max_tokens=24", "task.train_size=16", "task.val_size=4",
+        "fast.population=1", "fast.rollouts=12", "fast.minibatch=2", "slow.steps_per_cycle=1",
+        "slow.batch_size=4", "slow.group_size=4", "distill.steps=1", "distill.samples=2",
+        "budget.cycles=3", "eval.samples=1", "track.enabled=false",
+    ]  # fmt: skip
+    arguments = ["compare", RUN, "--seeds", "1", "--jobs", "2", "--out", "out", "--json"]
+    arguments += ["--arms", ",".join(ARMS)]
+    for setting in small:
+        arguments += ["--set", setting]
+    told = result(fst(*arguments, cwd=tmp_path))
+    assert {arm: figures["seeds"] for arm, figures in told["arms"].items()} == dict.fromkeys(
+        ARMS, 1
+    )
+    assert all(figures["rollouts"] > 0 for figures in told["arms"].values())
