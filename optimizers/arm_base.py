@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,6 +53,31 @@ from optimizers.summary import summarize
 
 if TYPE_CHECKING:
     from optimizers.distill import Distiller
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a call of ``compile`` asks for. ``reflection`` is absent where nothing evolves."""
+
+    student: dspy.Module
+    seed: Candidate
+    fixed: Mapping[str, dspy.LM]
+    phases: Sequence[Phase]
+    reflection: Callable[[str], str] | None
+    stream: ProblemStream
+    val: Sequence[Problem]
+    identity: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where a run is written down, and how far it had come. ``stack`` closes what was opened."""
+
+    stack: ExitStack
+    run_dir: RunDir
+    checkpoints: Checkpoints
+    tracker: Tracker
+    resumed: Resumed | None
 
 
 class ArmBase(Teleprompter):
@@ -144,75 +170,65 @@ class ArmBase(Teleprompter):
                 f"{sorted(kwargs) if kwargs else 'a teacher'}"
             )
         started = time.monotonic()
-        name = type(student).__name__ if self._task is None else self._task
-        named = self.config.task.model_copy(update={"name": name})
-        self.config = self.config.model_copy(update={"task": named})
-        self._check(student, trainset, () if valset is None else valset)
-        seed = seed_candidate(student)
-        fixed = fixed_models(self.config)
-        phases = plan(self.config)
-        needs_fast = any(isinstance(p, FastPhase) for p in phases)
-        needs_slow = any(isinstance(p, SlowPhase) for p in phases)
-        reflection = self._reflection() if needs_fast else None
-        train = problems(trainset)
-        stream = self._stream(train)
-        val = problems(valset) if valset is not None else []
-        identity = run_identity(phases, train)
+        asked = self._ask(student, trainset, () if valset is None else valset)
         with ExitStack() as stack:
-            run_dir = self._open(stack)
-            checkpoints = Checkpoints(run_dir.checkpoint_folder, self.config.checkpoint.keep)
-            resumed = None
-            if self._resume is not None:
-                resumed = take_back(run_dir, checkpoints, phases, identity, self.policy)
-            if resumed is not None:
-                started -= resumed.state.spend.seconds
-            stack.enter_context(run_dir.writing())
-            tracker = self._tracker(run_dir, resumed)
-            stack.push(ends(tracker))
-            host = self._serve(run_dir, tracker, stack, resumed)
-            settings = self.config.sampling
-            failures = FailureScores(settings.failure_score, settings.partial_credit)
-            runner = self._runner(student, host, self.metric, stack, fixed, failures)
-            distills = resumed is not None and resumed.state.distilled > 0
-            slow = self._slow(stack, resumed) if needs_slow and not distills else None
-            recorded = None if reflection is None else self._record(reflection, run_dir, resumed)
-            fast = None if recorded is None else self._fast(recorded, runner, resumed)
-            ledgers = Ledgers(run_dir, tracker, checkpoints, recorded, identity)
-            parts = Parts(self.config, host, runner, stream, ledgers, self._observer, fast, slow)
-            loop = Loop(parts, seed)
-            if resumed is not None:
-                self._take_up(loop, run_dir, phases, resumed)
-            loop.run(phases)
+            desk = self._open(asked, stack)
+            if desk.resumed is not None:
+                started -= desk.resumed.state.spend.seconds
+            parts = self._parts(asked, desk)
+            loop = Loop(parts, asked.seed)
+            if desk.resumed is not None:
+                self._take_up(loop, asked, desk.run_dir, desk.resumed)
+            loop.run(asked.phases)
+            trainer, shipped = parts.slow, loop.population.best
             if distill_steps(self.config):
-                slow = self._distill(student, loop, parts, seed, stack, fixed, resumed)
-            shipped = seed if distill_steps(self.config) else loop.population.best
-            tuned = ship(student, shipped, loop.policy, run_dir.result_folder, fixed)
-            evaluation = None
+                trainer, shipped = self._distill(asked, desk, loop, parts), asked.seed
+            tuned = ship(student, shipped, loop.policy, desk.run_dir.result_folder, asked.fixed)
+            evaluation = self._evaluate(asked, desk, loop, parts.host)
             kl = None
-            if val:
-                whole = FailureScores(least_score(self.config))  # no credit for parts
-                judge = self._runner(student, host, self.eval_metric, stack, fixed, whole)
-                champion = loop.population.best if needs_fast else None
-                evaluation = self._evaluate(judge, loop.policy, seed, champion, val)
-                write_json(run_dir.path / "problems.json", final_scores(evaluation))
-                kl = None if slow is None else kl_of(slow, evaluation.sequences)
-            result = self._result(loop, run_dir, tracker, phases)
+            if trainer is not None and evaluation is not None:
+                kl = kl_of(trainer, evaluation.sequences)
+            result = self._result(asked, desk, loop)
             summary = summarize(
                 self.config,
                 result,
                 evaluation,
                 kl,
-                slow is not None,
+                trainer is not None,
                 time.monotonic() - started,
                 loop.books.predictors,
                 shipped,
             )
-            summary["mlflow"] = tracker.url_hint
-            close_books(summary, run_dir, tracker, self._report, self._observer.note)
+            summary["mlflow"] = desk.tracker.url_hint
+            close_books(summary, desk.run_dir, desk.tracker, self._report, self._observer.note)
         tuned.fst = Outcome2x2(result, evaluation, summary)
         return tuned
 
-    # -- the parts ----------------------------------------------------------------------------
+    # -- the request --------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example],
+    ) -> _Asked:
+        """The request in the library's words, checked; nothing is started or written."""
+        name = type(student).__name__ if self._task is None else self._task
+        named = self.config.task.model_copy(update={"name": name})
+        self.config = self.config.model_copy(update={"task": named})
+        self._check(student, trainset, valset)
+        phases, train = plan(self.config), problems(trainset)
+        evolves = any(isinstance(phase, FastPhase) for phase in phases)
+        return _Asked(
+            student,
+            seed=seed_candidate(student),
+            fixed=fixed_models(self.config),
+            phases=phases,
+            reflection=self._reflection() if evolves else None,
+            stream=self._stream(train),
+            val=problems(valset),
+            identity=run_identity(phases, train),
+        )
 
     def _check(
         self,
@@ -248,7 +264,21 @@ class ArmBase(Teleprompter):
     def _epochs(self, found: Sequence[Problem]) -> ProblemStream:
         return ProblemStream(found, self.config.slow.batch_size, seed=self.config.seed)
 
-    def _open(self, stack: ExitStack) -> RunDir:
+    # -- the books ----------------------------------------------------------------------------
+
+    def _open(self, asked: _Asked, stack: ExitStack) -> _Desk:
+        """Open the books, at the newest checkpoint if there is one to go on from."""
+        run_dir = self._run_dir(stack)
+        checkpoints = Checkpoints(run_dir.checkpoint_folder, self.config.checkpoint.keep)
+        resumed = None
+        if self._resume is not None:
+            resumed = take_back(run_dir, checkpoints, asked.phases, asked.identity, self.policy)
+        stack.enter_context(run_dir.writing())
+        tracker = self._tracker(run_dir, resumed)
+        stack.push(ends(tracker))
+        return _Desk(stack, run_dir, checkpoints, tracker, resumed)
+
+    def _run_dir(self, stack: ExitStack) -> RunDir:
         """The run directory, new or to go on in; nobody else writes there until the end."""
         if self._resume is None:
             run_dir = RunDir.create(self.config.run_dir or default_name(self.config), self.config)
@@ -259,17 +289,6 @@ class ArmBase(Teleprompter):
         run_dir.refuse_finished()
         refuse_changes(self.config, run_dir)
         return run_dir
-
-    def _take_up(
-        self, loop: Loop, run_dir: RunDir, phases: Sequence[Phase], resumed: Resumed
-    ) -> None:
-        """Put the loop where the checkpoint stands."""
-        state = resumed.state
-        for fault in resumed.faults:
-            self._observer.note(f"damaged checkpoint passed over: {fault}")
-        self._observer.note(f"going on behind cycle {state.cycle + 1}, RL step {state.step}")
-        seen = rollouts_seen(run_dir, phases, state, self.config.fast.max_staleness)
-        loop.take_up(state, seen)
 
     def _tracker(self, run_dir: RunDir, resumed: Resumed | None) -> Tracker:
         track = self.config.track
@@ -289,58 +308,69 @@ class ArmBase(Teleprompter):
             run_dir.tracking_spool,
         )
 
-    def _serve(
-        self, run_dir: RunDir, tracker: Tracker, stack: ExitStack, resumed: Resumed | None
-    ) -> PolicyHost:
+    # -- the parts ----------------------------------------------------------------------------
+
+    def _parts(self, asked: _Asked, desk: _Desk) -> Parts:
+        """What the loop works with. A run that was distilling when it stopped trains no more."""
+        host = self._serve(desk)
+        settings = self.config.sampling
+        failures = FailureScores(settings.failure_score, settings.partial_credit)
+        runner = self._runner(asked, desk, host, self.metric, failures)
+        learns = any(isinstance(phase, SlowPhase) for phase in asked.phases)
+        distills = desk.resumed is not None and desk.resumed.state.distilled > 0
+        slow = self._slow(desk) if learns and not distills else None
+        recorded = None if asked.reflection is None else self._record(asked.reflection, desk)
+        fast = None if recorded is None else self._fast(recorded, runner, desk.resumed)
+        ledgers = Ledgers(desk.run_dir, desk.tracker, desk.checkpoints, recorded, asked.identity)
+        return Parts(self.config, host, runner, asked.stream, ledgers, self._observer, fast, slow)
+
+    def _serve(self, desk: _Desk) -> PolicyHost:
         host = self._host
         if host is None:
-            host, why = choose_host(self.config, self.policy, run_dir.path / "serve")
-            stack.callback(host.close)
+            host, why = choose_host(self.config, self.policy, desk.run_dir.path / "serve")
+            desk.stack.callback(host.close)
             self._observer.note(f"serving: {why}")
-            tracker.set_tags({"host": why})
-        wanted = self.policy if resumed is None else resumed.policy
+            desk.tracker.set_tags({"host": why})
+        wanted = self.policy if desk.resumed is None else desk.resumed.policy
         if host.policy != wanted:  # a given host may serve the weights of an earlier run
             host.update(wanted)
         return host
 
     def _runner(
         self,
-        student: dspy.Module,
+        asked: _Asked,
+        desk: _Desk,
         host: PolicyHost,
         metric: Metric,
-        stack: ExitStack,
-        fixed: Mapping[str, dspy.LM],
         failures: FailureScores,
     ) -> Runner:
         limits = self.config.sampling
         runner = Runner(
-            student,
+            asked.student,
             metric,
             host,
             adapter=self.adapter,
             limits=Limits(limits.concurrency, limits.timeout, limits.retries),
-            fixed=fixed,
+            fixed=asked.fixed,
             failures=failures,
             score_range=self.config.task.score_range,
         )
-        stack.callback(runner.close)
+        desk.stack.callback(runner.close)
         return runner
 
-    def _slow(self, stack: ExitStack, resumed: Resumed | None) -> Trainer:
+    def _slow(self, desk: _Desk) -> Trainer:
         from optimizers.slow_grpo import GrpoSlow  # trl takes seconds to import
 
-        if resumed is None:
+        if desk.resumed is None:
             slow = GrpoSlow(self.policy, self.config)
         else:
-            slow = GrpoSlow(resumed.policy, self.config, resume=resumed.trainer)
-        stack.callback(slow.close)
+            slow = GrpoSlow(desk.resumed.policy, self.config, resume=desk.resumed.trainer)
+        desk.stack.callback(slow.close)
         return slow
 
-    def _record(
-        self, reflection: Callable[[str], str], run_dir: RunDir, resumed: Resumed | None
-    ) -> RecordedReflection:
-        mark = 0 if resumed is None else resumed.state.marks.reflections
-        log = run_dir.reflections_log
+    def _record(self, reflection: Callable[[str], str], desk: _Desk) -> RecordedReflection:
+        mark = 0 if desk.resumed is None else desk.resumed.state.marks.reflections
+        log = desk.run_dir.reflections_log
         given = [self.config.fast.reflection_args, getattr(self._reflection_lm, "kwargs", {})]
         secrets = secrets_of({"": [*given, dict(os.environ)]})
         return RecordedReflection(
@@ -362,63 +392,63 @@ class ArmBase(Teleprompter):
             proven=resumed is not None and resumed.state.spend.reflection_calls > 0,
         )
 
+    def _take_up(self, loop: Loop, asked: _Asked, run_dir: RunDir, resumed: Resumed) -> None:
+        """Put the loop where the checkpoint stands."""
+        state = resumed.state
+        for fault in resumed.faults:
+            self._observer.note(f"damaged checkpoint passed over: {fault}")
+        self._observer.note(f"going on behind cycle {state.cycle + 1}, RL step {state.step}")
+        seen = rollouts_seen(run_dir, asked.phases, state, self.config.fast.max_staleness)
+        loop.take_up(state, seen)
+
     # -- the end ------------------------------------------------------------------------------
 
-    def _distill(
-        self,
-        student: dspy.Module,
-        loop: Loop,
-        parts: Parts,
-        seed: Candidate,
-        stack: ExitStack,
-        fixed: Mapping[str, dspy.LM],
-        resumed: Resumed | None,
-    ) -> Distiller:
+    def _distill(self, asked: _Asked, desk: _Desk, loop: Loop, parts: Parts) -> Distiller:
         """The finishing stage, or what is left of it; returns what holds the distilled weights."""
         from optimizers.distill import Distiller  # trl takes seconds to import
 
+        resumed = desk.resumed
         begun = resumed.trainer if resumed is not None and resumed.state.distilled else None
         dictating = DictatingHost(parts.host)
-        teacher = teacher_of(loop.policy, self.policy, parts.ledgers.run_dir, begun, stack)
+        teacher = teacher_of(loop.policy, self.policy, desk.run_dir, begun, desk.stack)
         distiller = Distiller(loop.policy, self.config, teacher, begun)
-        stack.callback(distiller.close)
+        desk.stack.callback(distiller.close)
         Stage(
             self.config,
             parts.runner,
-            self._runner(student, dictating, self.metric, stack, fixed, FailureScores()),
+            self._runner(asked, desk, dictating, self.metric, FailureScores()),
             dictating,
             distiller,
             parts.stream,
-            parts.ledgers.run_dir,
+            desk.run_dir,
             loop,
-        ).run(seed, loop.population.best)
+        ).run(asked.seed, loop.population.best)
         return distiller
 
     def _evaluate(
-        self,
-        judge: Runner,
-        final: Policy,
-        seed: Candidate,
-        champion: Candidate | None,
-        val: Sequence[Any],
-    ) -> Evaluation:
+        self, asked: _Asked, desk: _Desk, loop: Loop, host: PolicyHost
+    ) -> Evaluation | None:
+        """The 2×2, if there are held-out problems; a failure earns no credit for parts."""
+        if not asked.val:
+            return None
         settings = self.config.eval
+        whole = FailureScores(least_score(self.config))
+        judge = self._runner(asked, desk, host, self.eval_metric, whole)
         sampling = Sampling(settings.temperature, max_tokens=self.config.sampling.max_tokens)
-        evaluator = Evaluator(judge, val, settings.samples, sampling)
-        return evaluate_run(
-            evaluator,
+        evaluation = evaluate_run(
+            Evaluator(judge, asked.val, settings.samples, sampling),
             judge,
-            seed=seed,
-            champion=champion,
+            seed=asked.seed,
+            champion=None if asked.reflection is None else loop.population.best,
             base=self.policy,
-            trained=final if trains(self.config) else None,
+            trained=loop.policy if trains(self.config) else None,
             skills=self.skills,
             ships=shipped_cell(self.config),
         )
+        write_json(desk.run_dir.path / "problems.json", final_scores(evaluation))
+        return evaluation
 
-    def _result(
-        self, loop: Loop, run_dir: RunDir, tracker: Tracker, phases: Sequence[Phase]
-    ) -> RunResult:
+    def _result(self, asked: _Asked, desk: _Desk, loop: Loop) -> RunResult:
         return RunResult(
             arm=self.arm,
             seed=self.config.seed,
@@ -426,8 +456,8 @@ class ArmBase(Teleprompter):
             policy=loop.policy,
             spend=loop.books.spend,
             cycles=loop.cycle + 1,
-            run_dir=run_dir.path,
-            mlflow_run_id=tracker.run_id,
-            history=tuple(history(run_dir, phases)),
+            run_dir=desk.run_dir.path,
+            mlflow_run_id=desk.tracker.run_id,
+            history=tuple(history(desk.run_dir, asked.phases)),
             stopped=loop.stopped or "done",
         )
