@@ -297,8 +297,8 @@ def test_a_stage_that_makes_no_sense_is_refused(arm: str, steps: int) -> None:
 
 
 def test_a_budget_that_cannot_pay_a_cycle_beside_the_stage_says_so() -> None:
-    config = parse({"arm": "distill", "budget": {"rollouts": 1700}, "distill": {"steps": 10}})
+    config = parse({"arm": "distill", "budget": {"rollouts": 1600}, "distill": {"steps": 10}})
     with pytest.raises(
-        ConfigError, match=r"got 1700, of which \[distill\] takes 320, but one cycle"
+        ConfigError, match=r"got 1600, of which \[distill\] takes 320, but one cycle"
     ):
         plan(config)
