@@ -313,8 +313,8 @@ def test_a_score_above_that_of_a_solved_problem_is_refused() -> None:
     def stars(candidate: Candidate, problem: Problem) -> float:
         return 1.0 + 4.0 * has_word(candidate, problem)
 
-    def evolve(**best: float) -> Population:
-        fast = GepaFast(config(), Reflector(), **best)
+    def evolve(perfect_score: float = 1.0) -> Population:
+        fast = GepaFast(config(), Reflector(), perfect_score=perfect_score)
         return fast.evolve(
             start("red"), PROBLEMS, Evaluate(stars), rollouts=500, policy_version=VERSION, cycle=0
         )[0]
