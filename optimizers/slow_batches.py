@@ -1,13 +1,46 @@
-"""Samples as padded tensors: micro-batches by length, and the keys that TRL's loss reads."""
+"""Samples as padded tensors: equal ones once, micro-batches by length, the keys of TRL's loss."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fst_agents.types import TrainingSample
+
+
+class Copies(NamedTuple):
+    """A sample that stands for ``count`` samples of one sequence."""
+
+    sample: TrainingSample
+    count: int
+
+
+def distinct(samples: Sequence[TrainingSample]) -> list[Copies]:
+    """Samples of one sequence as one, in the order of their first.
+
+    Rollouts of one prompt often say the same, the more so the more the policy has learnt. Where the
+    sampler's log-probabilities are equal too, so is ρ, and the loss is linear in each sample's
+    weight and in its weight × advantage: one sequence with their sums has the same loss and the
+    same gradient, and is computed once.
+    """
+    equal: dict[object, list[TrainingSample]] = {}
+    for sample in samples:
+        sequence = (sample.prompt_ids, sample.completion_ids_T, sample.loss_mask_T)
+        equal.setdefault((*sequence, sample.logprobs_T), []).append(sample)
+    return [Copies(_sum(same), len(same)) for same in equal.values()]
+
+
+def _sum(same: Sequence[TrainingSample]) -> TrainingSample:
+    if len(same) == 1:
+        return same[0]
+    weight = math.fsum(s.weight for s in same)
+    advantage = math.fsum(s.weight * s.advantage for s in same) / weight
+    return replace(same[0], weight=weight, advantage=advantage)
 
 
 def micro_batches(lengths: Sequence[int], padded_tokens: int) -> list[list[int]]:
@@ -30,13 +63,14 @@ def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)
 
 
-def collate(samples: Sequence[TrainingSample]) -> dict[str, Tensor]:
-    """The keys TRL's loss reads, with (B, P) prompts and (B, T) completions.
+def collate(rows: Sequence[Copies]) -> dict[str, Tensor]:
+    """The keys TRL's loss reads, with (B, P) prompts and (B, T) completions; and ``copies`` (B,).
 
     TRL joins the two blocks again. Sequences are aligned at the left and cut where the shortest
     prompt ends, so no row is padded twice and positions start at zero as they did in the
     sampler; the rest of longer prompts stands in the completion block with weight zero.
     """
+    samples = [row.sample for row in rows]
     cut = min(len(s.prompt_ids) for s in samples)
 
     def completion(sample: TrainingSample, values: Sequence[float]) -> list[float]:
@@ -55,4 +89,5 @@ def collate(samples: Sequence[TrainingSample]) -> dict[str, Tensor]:
         "advantages": torch.tensor([s.advantage for s in samples]),
         "old_per_token_logps": pad([completion(s, s.logprobs_T) for s in samples], torch.float32),
         "num_items_in_batch": torch.tensor(1.0),
+        "copies": torch.tensor([row.count for row in rows]),
     }

@@ -36,7 +36,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallba
 
 from fst_agents.config import RunConfig
 from fst_agents.errors import TrainerError
-from optimizers.slow_batches import collate, micro_batches
+from optimizers.slow_batches import collate, distinct, micro_batches
 from optimizers.slow_thread import Desk
 
 with warnings.catch_warnings():
@@ -193,9 +193,10 @@ class SampleTrainer(GRPOTrainer):
         samples = self.desk.exchange(self.report)
         model.train()
         device = self.accelerator.device
-        lengths = [len(s.prompt_ids) + len(s.completion_ids_T) for s in samples]
+        unlike = distinct(samples)
+        lengths = [len(s.prompt_ids) + len(s.completion_ids_T) for s, _ in unlike]
         batches = [
-            {key: value.to(device) for key, value in collate([samples[i] for i in rows]).items()}
+            {key: value.to(device) for key, value in collate([unlike[i] for i in rows]).items()}
             for rows in micro_batches(lengths, self.padded_tokens)
         ]
         if self.beta:
@@ -311,8 +312,10 @@ class SampleTrainer(GRPOTrainer):
 
 
 def _tally(output: Any, batch: dict[str, Tensor], cap: float) -> Tensor:
-    """Sums over a micro-batch's trained tokens, and last two maxima: see _summary."""
+    """Sums over a micro-batch's trained tokens, those of every copy, and last two maxima: see
+    _summary."""
     trained = batch["tool_mask"] != 0
+    copies = batch["copies"][:, None].expand_as(trained)[trained]
     width = trained.shape[1]
     logps_BT = output.log_probs[:, -width:].detach()
     gap_BT = (logps_BT - batch["old_per_token_logps"]).abs().masked_fill(~trained, 0.0)
@@ -325,11 +328,11 @@ def _tally(output: Any, batch: dict[str, Tensor], cap: float) -> Tensor:
         kl = torch.exp(gap) - gap - 1
     return torch.stack(
         [
-            torch.ones_like(ratio).sum(),
-            output.entropy[:, -width:].detach()[trained].sum(),
-            ratio.sum(),
-            (ratio > cap).float().sum(),
-            kl.sum(),
+            copies.sum().to(ratio),
+            (copies * output.entropy[:, -width:].detach()[trained]).sum(),
+            (copies * ratio).sum(),
+            (copies * (ratio > cap)).sum().to(ratio),
+            (copies * kl).sum(),
             ratio.max(),
             gap_B.max(),
         ]

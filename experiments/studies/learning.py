@@ -10,10 +10,10 @@ import numpy as np
 
 from experiments.charts import number, percent
 from experiments.studies.cells import Cell, Record
-from experiments.studies.curves import Curve, fewer_steps, peak, reaching, smooth, speed_up
+from experiments.studies.curves import Curve, area, fewer_steps, peak, reaching, smooth, speed_up
 from experiments.studies.figures import learning_figure
 from experiments.studies.inference import median
-from experiments.studies.page import Figure, Grid
+from experiments.studies.page import Figure, Grid, points
 from experiments.studies.protocol import Answer, Lookup, Protocol, Study
 from experiments.studies.scope import Changes, Scope, Target, name_of
 from experiments.studies.sigmoid import Sigmoid, fit
@@ -24,8 +24,9 @@ LEARNS = 0.05
 """Share of right answers, smoothed, from which a run has left zero."""
 
 
-NEAR = 0.95
-"""Share of RL's peak that is reported beside the peak itself."""
+SHARES = (0.25, 0.5, 0.75, 0.9, 0.95)
+"""Shares of RL's peak that are reported beside the peak itself, which near the ceiling is the
+highest of many equally good points."""
 
 
 def curve_of(scope: Scope, record: Record | None) -> Curve | None:
@@ -76,8 +77,20 @@ def _steps(scope: Scope, found: Lookup, target: Target, seed: int) -> float | No
     return None if both is None else fewer_steps(*both, scope.base.slow.steps_per_cycle)
 
 
+def _gain(scope: Scope, found: Lookup, target: Target, seed: int) -> float | None:
+    """How much larger the area under FST's curve is, in shares of right answers."""
+    both = _both(scope, found, target, seed)
+    budget = total_rollouts(scope.base)
+    return None if both is None else area(both[1], budget) - area(both[0], budget)
+
+
 def _times(ratio: float) -> str:
-    return f"{ratio:.1f}× fewer" if ratio else "not reached"
+    return f"{ratio:.1f}×" if ratio else "not reached"
+
+
+def _middle(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(median(np.asarray(known))) if known else None
 
 
 def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
@@ -88,37 +101,40 @@ def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
         curves = [curve_of(scope, record) for record in records if record is not None]
         learns = [c for c in curves if learned(c)]
         never += bool(curves) and not learns
-        speeds = [
-            s for seed in scope.seeds if (s := _speed(scope, found, target, seed)) is not None
-        ]
         tops = [top.exact for c in learns if c is not None and (top := peak(c)) is not None]
+        speeds = [_speed(scope, found, target, s) for s in scope.seeds]
+        shares = [
+            _middle([_speed(scope, found, target, s, share) for s in scope.seeds])
+            for share in SHARES
+        ]
         rows.append(
             (
                 name_of(target),
                 ", ".join(map(percent, tops)) or "never leaves zero",
-                ", ".join(f"{s:.1f}×" if s else "not reached" for s in speeds) or "–",
+                ", ".join(_times(s) for s in speeds if s is not None) or "–",
+                *("–" if s is None else _times(s) for s in shares),
             )
         )
-    share = never / len(scope.targets)
-    steps = [s for unit in scope.units if (s := _steps(scope, found, *unit)) is not None]
-    near = [s for u in scope.units if (s := _speed(scope, found, *u, NEAR)) is not None]
     words = f"On {never} of {len(scope.targets)} targets RL never gets {percent(LEARNS)} right."
-    more: dict[str, Any] = {"rl_never_leaves_zero": share}
-    if steps:
-        more |= {
-            "fewer_steps": float(median(np.asarray(steps))),
-            "near_peak": float(median(np.asarray(near))),
-        }
+    more: dict[str, Any] = {"rl_never_leaves_zero": never / len(scope.targets)}
+    steps = _middle([_steps(scope, found, *unit) for unit in scope.units])
+    gains = [g for unit in scope.units if (g := _gain(scope, found, *unit)) is not None]
+    if steps is not None:
+        shares = {s: _middle([_speed(scope, found, *u, s) for u in scope.units]) for s in SHARES}
+        to_share = {f"{s:.0%}": value for s, value in shares.items() if value is not None}
+        more |= {"fewer_steps": steps, "to_share": to_share, "area": fmean(gains)}
         words += (
-            f" Medians of two other counts: RL steps to RL's peak, which leave out the fast phases,"
-            f" {_times(more['fewer_steps'])}; rollouts to {NEAR:.0%} of RL's peak, "
-            f"{_times(more['near_peak'])}. Near the ceiling the peak itself is the highest of many "
-            "equally good points."
+            f" How many times fewer, in the median: RL steps to RL's peak, which leave out the "
+            f"fast phases, {_times(steps)}; rollouts to a share of RL's peak, "
+            + ", ".join(f"{_times(value)} to {share}" for share, value in to_share.items())
+            + f". The area under the curve over the whole budget is {points(fmean(gains))} points "
+            "with FST. Near the ceiling RL's peak is the highest of many equally good points."
         )
+    columns = ("target", "RL's peak, by seed", "fewer rollouts, by seed")
     return Answer(
         groups=scope.each(lambda target, seed: _speed(scope, found, target, seed)),
         words=words,
-        grid=Grid(("target", "RL's peak, by seed", "fewer rollouts, by seed"), tuple(rows)),
+        grid=Grid((*columns, *(f"to {share:.0%} of it" for share in SHARES)), tuple(rows)),
         figures=curves_figure(scope, found, "sample-efficiency", pair_of_arms(scope)),
         statistic=median,
         more=more,

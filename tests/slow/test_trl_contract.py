@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from optimizers.slow_batches import collate
+from optimizers.slow_batches import collate, distinct
 from optimizers.slow_thread import Desk
 from optimizers.trl_bridge import SampleTrainer, add_lora, save_adapter, trainer_args
 from tests.slow.oracle import random_sample, run_config, write_model
@@ -27,7 +27,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> SampleTrainer:
 
 def batch() -> dict[str, torch.Tensor]:
     random = Random(0)
-    return collate([random_sample(random) for _ in range(4)])
+    return collate(distinct([random_sample(random) for _ in range(4)]))
 
 
 def loss(trainer: SampleTrainer, inputs: dict[str, torch.Tensor]) -> float:
@@ -79,8 +79,8 @@ def test_no_row_is_dropped(trainer: SampleTrainer) -> None:
     """Rows one by one sum to the batch: TRL neither splits nor floors what it is handed."""
     random = Random(0)
     samples = [random_sample(random) for _ in range(5)]
-    rows = sum(loss(trainer, collate([sample])) for sample in samples)
-    assert loss(trainer, collate(samples)) == pytest.approx(rows, abs=1e-5)
+    rows = sum(loss(trainer, collate(distinct([sample]))) for sample in samples)
+    assert loss(trainer, collate(distinct(samples))) == pytest.approx(rows, abs=1e-5)
 
 
 def test_the_model_argument_of_compute_loss_is_only_called(trainer: SampleTrainer) -> None:
