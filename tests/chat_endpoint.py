@@ -38,6 +38,12 @@ class ChatEndpoint:
     requests: list[Asked] = field(default_factory=list[Asked])
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256
+    """Connections that may wait to be taken: all rollouts ask at once, and the standard library's 5
+    would have the kernel turn some away where the machine is busy."""
+
+
 @contextmanager
 def chat_endpoint(answer: Callable[[Asked], Answer]) -> Generator[ChatEndpoint]:
     """An endpoint that listens while the block runs."""
@@ -59,7 +65,7 @@ def chat_endpoint(answer: Callable[[Asked], Answer]) -> Generator[ChatEndpoint]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _Server(("127.0.0.1", 0), Handler) as server:
         endpoint.url = f"http://127.0.0.1:{server.server_port}/v1"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

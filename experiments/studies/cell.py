@@ -7,10 +7,14 @@ another cell, and those whose task changes on the way.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,11 +42,23 @@ def work(request: dict[str, Any], log: Path) -> NoReturn:
         os.dup2(said, stream)
     try:
         with command(False):
+            threading.Thread(target=_end_with_parent, daemon=True, name="fst-parent").start()
             import_module("experiments.studies.warm")  # loaded already where forks are safe
             run(request, Console(stderr=True))
     except typer.Exit as end:
         sys.exit(end.exit_code)
     sys.exit(0)
+
+
+def _end_with_parent() -> None:
+    """Stop this process, as Ctrl-C would, once the one that asked for it is gone: killed, say.
+
+    It would go on unseen, and keep the run from whoever asks for it again.
+    """
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(request: dict[str, Any], console: Console) -> dict[str, Any]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -142,10 +146,7 @@ def test_a_stopped_grid_goes_on_where_its_cells_stood(scope: Scope, tmp_path: Pa
         target=lambda: found.extend(run_grid([cell], tmp_path, processes).values())
     )
     thread.start()
-    deadline = time.monotonic() + 120
-    while not (run_dir / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until((run_dir / "metrics.jsonl").exists)
     processes.close()
     thread.join(60)
     assert [r.error for r in found] == ["stopped; asked again, it goes on where it stood"]
@@ -158,6 +159,45 @@ def test_a_stopped_grid_goes_on_where_its_cells_stood(scope: Scope, tmp_path: Pa
     assert record.error is None
     assert (run_dir / "run.toml").stat().st_mtime_ns == began
     assert [p.rollouts for p in record.curve] == [16 * (k + 1) for k in range(40)]
+
+
+ENDLESS = {**TINY, "budget": {"rollouts": 16 * 50_000}}
+
+GRID = """
+import sys
+from pathlib import Path
+from made_up import quick_scope
+from test_cells import ENDLESS
+from experiments.studies.grid import run_grid
+from experiments.studies.processes import Processes
+scope, out = quick_scope(), Path(sys.argv[1])
+run_grid([scope.cell("rl", scope.targets[0], 0, changes=ENDLESS)], out, Processes(out))
+"""
+
+
+def test_a_grid_that_is_killed_leaves_nothing_running(scope: Scope, tmp_path: Path) -> None:
+    """Its cell saves where it stands and ends; it would hold the run against whoever goes on."""
+    cell = scope.cell("rl", scope.targets[0], 0, changes=ENDLESS)
+    folder = tmp_path / "cells" / cell.key
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    with (tmp_path / "said").open("wb") as said:
+        grid = subprocess.Popen(
+            [sys.executable, "-c", GRID, str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": paths}, stdout=said, stderr=said,
+        )  # fmt: skip
+    until((folder / "run" / "metrics.jsonl").exists)
+    grid.kill()
+    grid.wait()
+    until(lambda: "interrupted; the run directory keeps" in (folder / "log.txt").read_text("utf-8"))
+    with RunDir(folder / "run").lock():  # refused while a process has it
+        assert not RunDir(folder / "run").finished
+
+
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class Killing(Processes):
