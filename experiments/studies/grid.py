@@ -4,13 +4,17 @@
 ``cell.json`` its record, written last. A cell with a record is never run again; one that failed is,
 from its start, and one that was stopped goes on where it stood. Records are all that need be kept,
 in a repository for instance: a cell whose weights are gone runs again where another starts from it.
+
+Cells run seed by seed, and each before those that start from it, these next: a grid that is stopped
+has whole seeds, and few weights that somebody still waits for.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,23 +87,18 @@ def run_grid(
     A cell that fails, or starts from one that failed, is a record with an error; the others go on.
     A stopped one is too, but leaves no record behind.
     """
-    ordered = _with_starts(cells)
+    ordered = _in_turn(cells)
     missing = [cell for cell in ordered if stored(out, cell) is None]
     again = {c.start.key for c in missing if c.start is not None and not _weights(out, c.start)}
-    futures: dict[str, Future[Record]] = {}
     lost: set[str] = set()  # what failed now, whether or not a record of it is known
 
     def one(number: int, cell: Cell) -> Record:
         known = stored(out, cell)
         if known is not None and cell.key not in again:
             return known
-        # Starts are submitted before what needs them, so whoever waits here waits for a cell that
-        # a worker has taken already.
-        if cell.start is not None:
-            futures[cell.start.key].result()
-            if cell.start.key in lost:
-                lost.add(cell.key)
-                return _failed(cell, f"the cell it starts from failed: {cell.start.label}")
+        if cell.start is not None and cell.start.key in lost:
+            lost.add(cell.key)
+            return _failed(cell, f"the cell it starts from failed: {cell.start.label}")
         note(f"{number} of {len(ordered)}: {cell.label}")
         record = _run(cell, cell_folder(out, cell), run, known)
         if not record.ok:
@@ -107,11 +106,19 @@ def run_grid(
             note(f"failed: {cell.label}: {record.error}")
         return record if known is None else known
 
+    waiting = dict(enumerate(ordered, start=1))
+    running: dict[Future[Record], Cell] = {}
+    records: dict[str, Record] = {}
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="fst-cell")
     try:
-        for number, cell in enumerate(ordered, start=1):
-            futures[cell.key] = pool.submit(one, number, cell)
-        return {key: future.result() for key, future in futures.items()}
+        while waiting or running:
+            ready = (n for n, c in waiting.items() if c.start is None or c.start.key in records)
+            for number in [*islice(ready, jobs - len(running))]:
+                cell = waiting.pop(number)
+                running[pool.submit(one, number, cell)] = cell
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                records[running.pop(future).key] = future.result()
+        return {cell.key: records[cell.key] for cell in ordered}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -160,15 +167,22 @@ def _failed(cell: Cell, error: str) -> Record:
     return Record(key=cell.key, label=cell.label, arm=arm, seed=seed, error=error)
 
 
-def _with_starts(cells: Sequence[Cell]) -> list[Cell]:
-    """Every cell once, each after the one that it starts from."""
-    ordered: dict[str, Cell] = {}
+def _in_turn(cells: Sequence[Cell]) -> list[Cell]:
+    """Every cell once, and those that they start from: seed by seed, each with what starts from it
+    right behind."""
+    after: dict[str | None, dict[str, Cell]] = {}
 
     def add(cell: Cell) -> None:
         if cell.start is not None:
             add(cell.start)
-        ordered.setdefault(cell.key, cell)
+        start = None if cell.start is None else cell.start.key
+        after.setdefault(start, {}).setdefault(cell.key, cell)
+
+    def chain(cell: Cell) -> list[Cell]:
+        behind = after.get(cell.key, {}).values()
+        return [cell, *(one for next_cell in behind for one in chain(next_cell))]
 
     for cell in cells:
         add(cell)
-    return list(ordered.values())
+    roots = sorted(after.get(None, {}).values(), key=lambda cell: cell.config.seed)
+    return [one for root in roots for one in chain(root)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,42 @@ def test_a_cell_starts_after_the_one_it_starts_from(scope: Scope, tmp_path: Path
     made = MadeUp()
     run_grid([second], tmp_path, made, jobs=4)
     assert made.ran == [first.key, second.key]
+
+
+def test_a_grid_has_whole_seeds_and_starts_are_followed_by_what_needs_them(
+    scope: Scope, tmp_path: Path
+) -> None:
+    def of(seed: int) -> tuple[Cell, Cell, Cell]:
+        first, other = (scope.cell("fst", target, seed) for target in scope.targets)
+        return first, other, scope.cell("rl", scope.targets[1], seed, start=first)
+
+    asked = [of(seed)[which] for which in (0, 1, 2) for seed in (1, 0)]
+    made = MadeUp()
+    records = run_grid(asked, tmp_path, made)
+    turns = [of(seed)[which].key for seed in (0, 1) for which in (0, 2, 1)]
+    assert made.ran == turns == list(records)
+
+
+def test_nobody_waits_for_a_start_while_there_is_something_else_to_do(
+    scope: Scope, tmp_path: Path
+) -> None:
+    """The start is held until the last of the others has run beside it."""
+    start = scope.cell("fst", scope.targets[0], 0)
+    behind = scope.cell("rl", scope.targets[1], 0, start=start)
+    others = [scope.cell(arm, scope.targets[1], 0) for arm in ("fst", "rl", "gepa")]
+    made, last = MadeUp(), threading.Event()
+
+    def run(cell: Cell, folder: Path) -> Record:
+        if cell.key == start.key:
+            assert last.wait(60)
+        record = made(cell, folder)
+        if cell.key == others[-1].key:
+            last.set()
+        return record
+
+    run_grid([start, behind, *others], tmp_path, run, jobs=2)
+    assert set(made.ran[:3]) == {cell.key for cell in others}
+    assert made.ran[3:] == [start.key, behind.key]
 
 
 def test_a_start_whose_weights_are_gone_runs_again_where_it_is_needed(
