@@ -14,10 +14,10 @@ from fst_agents.types import TrainingSample
 
 
 class Copies(NamedTuple):
-    """A sample that stands for ``count`` samples of one sequence."""
+    """A sample that stands for ``times`` samples of one sequence."""
 
     sample: TrainingSample
-    count: int
+    times: int
 
 
 def distinct(samples: Sequence[TrainingSample]) -> list[Copies]:
@@ -89,5 +89,5 @@ def collate(rows: Sequence[Copies]) -> dict[str, Tensor]:
         "advantages": torch.tensor([s.advantage for s in samples]),
         "old_per_token_logps": pad([completion(s, s.logprobs_T) for s in samples], torch.float32),
         "num_items_in_batch": torch.tensor(1.0),
-        "copies": torch.tensor([row.count for row in rows]),
+        "copies": torch.tensor([row.times for row in rows]),
     }

@@ -40,7 +40,7 @@ def test_nothing_is_lost_or_moved(samples: list[TrainingSample]) -> None:
     assert [key(row.sample) for row in found] == list(dict.fromkeys(map(key, samples)))
     for row in found:
         same = [s for s in samples if key(s) == key(row.sample)]
-        assert row.count == len(same)
+        assert row.times == len(same)
         assert row.sample.weight == pytest.approx(math.fsum(s.weight for s in same))
         force = math.fsum(s.weight * s.advantage for s in same)
         assert row.sample.weight * row.sample.advantage == pytest.approx(force, abs=1e-9)
@@ -57,7 +57,7 @@ def test_another_prompt_log_probability_or_mask_is_another_sequence(
     one = replace(
         SEQUENCES[0], completion_ids_T=(3,), logprobs_T=(-1.0,), loss_mask_T=(1,)
     )  # a single token, so that each change is whole
-    assert [row.count for row in distinct([one, replace(one, **change), one])] == [2, 1]
+    assert [row.times for row in distinct([one, replace(one, **change), one])] == [2, 1]
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
