@@ -97,6 +97,9 @@ def count_rollouts(config: RunConfig, task: Task) -> tuple[dict[str, int], int, 
     skills = sum(len(skill.problems) for skill in task.skills)
     weights, texts = 2 if trains(config) else 1, 1 if config.arm == "rl" else 2
     evaluation = weights * (texts * len(task.valset) * config.eval.samples + skills)
+    if config.eval.every is not None:
+        asked = min(len(task.valset), config.eval.problems) * config.eval.samples
+        evaluation += asked * sum((p.cycle + 1) % config.eval.every == 0 for p in phases)
     counts = {
         "limit": total_rollouts(config),
         "fast": fast,

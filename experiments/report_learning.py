@@ -34,10 +34,16 @@ def charts(lines: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, An
         Series("fast phase: where it began", curve(lines, "fast/seed_mean"), "rest", "dots"),
         Series("slow step: mean reward", curve(lines, "slow/reward"), "c1", "both"),
         Series("fast phase: best instruction", curve(lines, "fast/best_mean"), "c2", "dots"),
+        Series("held-out problems: what would ship", curve(lines, "eval/score"), "c3", "both"),
     )
     kl = (Series("KL to the base model", curve(lines, "slow/drift"), "c3", "both"),)
     shown = (
-        ("Learning curve", "Reward of the training rollouts as they are spent.", learning, True),
+        (
+            "Learning curve",
+            "Reward of the training rollouts as they are spent, and of held-out problems if asked.",
+            learning,
+            True,
+        ),
         (
             "Reward by instruction",
             "Each line is one instruction during slow steps.",

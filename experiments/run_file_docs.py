@@ -31,7 +31,7 @@ seed = 0
 
 [task]
 name = "digits"
-target = ["decrement", "swap_ends"]
+target = ["double", "swap_ends"]
 ```
 
 - Top-level keys stand before the first section.

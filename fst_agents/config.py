@@ -344,10 +344,25 @@ class BudgetConfig(Section):
 
 
 class EvalConfig(Section):
-    """``[eval]``: the 2×2 at the end."""
+    """``[eval]``: the 2×2 at the end, and validations on the way to it. Neither is part of the
+    budget.
+    """
 
     samples: int = Field(
         default=4, ge=1, le=MANY, description="Rollouts of every validation problem in each cell."
+    )
+    every: int | None = Field(
+        default=None,
+        ge=1,
+        le=MANY,
+        description="Cycles from one validation to the next: behind its fast phase and behind its "
+        "RL steps, what would ship is asked. Default: none before the end.",
+    )
+    problems: int = Field(
+        default=32,
+        ge=1,
+        le=MANY,
+        description="Validation problems, the first ones, that are asked on the way.",
     )
     temperature: float = Field(
         default=1.0, ge=0, le=100, description="Sampling temperature of evaluation."

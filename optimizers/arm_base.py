@@ -33,7 +33,7 @@ from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Sk
 from optimizers.books import Ledgers, Trainer
 from optimizers.distill_pairs import DictatingHost
 from optimizers.distill_stage import Stage, teacher_of
-from optimizers.evaluation import Evaluation, Evaluator, evaluate_run, kl_of
+from optimizers.evaluation import Evaluation, Evaluator, Validation, evaluate_run, kl_of
 from optimizers.loop import Loop, Observer, Parts, Silence
 from optimizers.outcome import Outcome2x2, close_books, ends, final_scores, ship
 from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan, shipped_cell, trains
@@ -322,7 +322,22 @@ class ArmBase(Teleprompter):
         recorded = None if asked.reflection is None else self._record(asked.reflection, desk)
         fast = None if recorded is None else self._fast(recorded, runner, desk.resumed)
         ledgers = Ledgers(desk.run_dir, desk.tracker, desk.checkpoints, recorded, asked.identity)
-        return Parts(self.config, host, runner, asked.stream, ledgers, self._observer, fast, slow)
+        validation = None
+        if asked.val and self.config.eval.every is not None:
+            judge, sampling = self._judge(asked, desk, host)
+            first = asked.val[: self.config.eval.problems]
+            validation = Validation(judge, first, self.config.eval.samples, sampling)
+        return Parts(
+            self.config,
+            host,
+            runner,
+            asked.stream,
+            ledgers,
+            self._observer,
+            fast,
+            slow,
+            validation,
+        )
 
     def _serve(self, desk: _Desk) -> PolicyHost:
         host = self._host
@@ -357,6 +372,13 @@ class ArmBase(Teleprompter):
         )
         desk.stack.callback(runner.close)
         return runner
+
+    def _judge(self, asked: _Asked, desk: _Desk, host: PolicyHost) -> tuple[Runner, Sampling]:
+        """What held-out problems are asked with: a failure earns no credit for parts."""
+        whole = FailureScores(least_score(self.config))
+        judge = self._runner(asked, desk, host, self.eval_metric, whole)
+        temperature = self.config.eval.temperature
+        return judge, Sampling(temperature, max_tokens=self.config.sampling.max_tokens)
 
     def _slow(self, desk: _Desk) -> Trainer:
         from optimizers.slow_grpo import GrpoSlow  # trl takes seconds to import
@@ -428,15 +450,12 @@ class ArmBase(Teleprompter):
     def _evaluate(
         self, asked: _Asked, desk: _Desk, loop: Loop, host: PolicyHost
     ) -> Evaluation | None:
-        """The 2×2, if there are held-out problems; a failure earns no credit for parts."""
+        """The 2×2, if there are held-out problems."""
         if not asked.val:
             return None
-        settings = self.config.eval
-        whole = FailureScores(least_score(self.config))
-        judge = self._runner(asked, desk, host, self.eval_metric, whole)
-        sampling = Sampling(settings.temperature, max_tokens=self.config.sampling.max_tokens)
+        judge, sampling = self._judge(asked, desk, host)
         evaluation = evaluate_run(
-            Evaluator(judge, asked.val, settings.samples, sampling),
+            Evaluator(judge, asked.val, self.config.eval.samples, sampling),
             judge,
             seed=asked.seed,
             champion=None if asked.reflection is None else loop.population.best,

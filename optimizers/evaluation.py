@@ -40,15 +40,25 @@ class Evaluation:
 
 
 class Evaluator:
-    """Runs cells on one host, switching its weights as asked."""
+    """Runs cells on one host, switching its weights as asked.
+
+    Args:
+        label: what the rollouts are for (:meth:`fst_agents.rollouts.Runner.collect`).
+    """
 
     def __init__(
-        self, runner: Runner, problems: Sequence[Problem], samples: int, sampling: Sampling
+        self,
+        runner: Runner,
+        problems: Sequence[Problem],
+        samples: int,
+        sampling: Sampling,
+        label: str = "evaluation",
     ) -> None:
         self._runner = runner
         self._problems = problems
         self._samples = samples
         self._sampling = sampling
+        self._label = label
         self.rollouts = 0
 
     def cell(self, candidate: Candidate) -> tuple[Score, list[Rollout]]:
@@ -69,7 +79,7 @@ class Evaluator:
 
     def _collect(self, jobs: list[tuple[Problem, Candidate]]) -> list[Rollout]:
         self.rollouts += len(jobs)
-        return self._runner.collect(jobs, self._sampling, label="evaluation")
+        return self._runner.collect(jobs, self._sampling, label=self._label)
 
 
 def evaluate_run(
@@ -105,6 +115,31 @@ def evaluate_run(
     if trained is None:
         kept["final"] = kept["base"]
     return Evaluation(cells, kept, evaluator.rollouts, drawn[ships])
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Asks held-out problems on the way, which neither learns nor chooses by the answers.
+
+    Every validation asks the same problems and draws its own answers.
+    """
+
+    runner: Runner
+    problems: Sequence[Problem]
+    samples: int
+    sampling: Sampling
+
+    def __call__(self, candidate: Candidate, when: str) -> dict[str, float]:
+        """Mean@n of a candidate under the weights now served.
+
+        Args:
+            when: tells one validation of a run from the others.
+        """
+        each = Evaluator(
+            self.runner, self.problems, self.samples, self.sampling, f"validation-{when}"
+        )
+        score, _ = each.cell(candidate)
+        return {"eval/score": score.mean, "eval/rollouts": float(each.rollouts)}
 
 
 def kl_of(slow: SlowOptimizer, rollouts: Sequence[Rollout]) -> float | None:

@@ -38,7 +38,7 @@ from fst_agents.types import (
     TrainingSample,
 )
 from optimizers.books import Books, Ledgers, Trainer
-from optimizers.evaluation import kl_of
+from optimizers.evaluation import Validation, kl_of
 from optimizers.fast_rollouts import FastRollouts, refuse_useless, tokens, write_down
 from optimizers.plan import FastPhase, Phase, SlowPhase
 from optimizers.protocols import FastOptimizer, SlowOptimizer
@@ -81,7 +81,10 @@ class Silence:
 
 @dataclass
 class Parts:
-    """What the loop works with; everything is made, and closed, by whoever calls it."""
+    """What the loop works with; everything is made, and closed, by whoever calls it.
+
+    ``validation`` is absent where nothing is asked before the end.
+    """
 
     config: RunConfig
     host: PolicyHost
@@ -91,6 +94,7 @@ class Parts:
     observer: Observer
     fast: FastOptimizer | None
     slow: Trainer | None
+    validation: Validation | None = None
 
 
 class Loop:
@@ -167,7 +171,9 @@ class Loop:
         elif late:
             self.stopped = TIME_IS_UP
         if self.stopped is not None:
-            self._rescore()
+            self.population = self._rescored()
+        if isinstance(phase, SlowPhase) and whole:
+            self._validate(phase)
         every, taken = self._parts.config.checkpoint.every, len(self._rewards)
         if whole:
             self._phase, self._rewards = self._phase + 1, []
@@ -221,21 +227,35 @@ class Loop:
         if phase.passes:
             parts.stream.skip(phase.batches)
         parts.observer.fast(phase, report, self.population)
+        self._validate(phase)
 
     def _pass_over(self, phase: FastPhase, decision: Decision) -> None:
         """No fast phase in this cycle: Φ stays, and its rollouts are left for RL steps."""
-        self._rescore()
+        self.population = self._rescored()
         metrics = decision.metrics()
         record = {"stopped": "passed over", "metrics": metrics}
         self._run_dir.write_population(phase.cycle, self.population, record)
         self.books.enter("fast", self.step, StepReport(phase.cycle, metrics))
         self._parts.observer.note(f"cycle {phase.cycle + 1}: no fast phase, {decision.reason}")
 
-    def _rescore(self) -> None:
+    def _rescored(self) -> Population:
         """Φ by the RL steps of a cycle that no fast phase follows; they stand in their files."""
         files = map(self._run_dir.rollout_file, self._schedule.recent(self.step))
         rollouts = (r for file in files for r in self._run_dir.rollouts(file))
-        self.population = rescored(self.population, rollouts)
+        return rescored(self.population, rollouts)
+
+    def _validate(self, phase: Phase) -> None:
+        """Ask held-out problems of what would ship if the run ended here, if it is time to."""
+        every = self._parts.config.eval.every
+        if self._parts.validation is None or every is None or (phase.cycle + 1) % every:
+            return
+        fast = isinstance(phase, FastPhase)
+        champion = (self.population if fast else self._rescored()).best
+        metrics = self._parts.validation(champion, f"{'fast' if fast else 'slow'}-{phase.cycle}")
+        self.books.enter("eval", self.step, StepReport(self.step, metrics))
+        self._parts.observer.note(
+            f"cycle {phase.cycle + 1}: {metrics['eval/score']:.2f} on held-out problems"
+        )
 
     def _learn(self) -> None:
         """One RL step of the slow phase, on the next batch."""

@@ -43,7 +43,7 @@ def summarize(
         "rollouts": {
             "fast": result.spend.fast_rollouts,
             "slow": result.spend.slow_rollouts,
-            "eval": evaluation.rollouts if evaluation else 0,
+            "eval": (evaluation.rollouts if evaluation else 0) + _on_the_way(result),
         },
         "cycles": result.cycles,
         "fast_phases": sum("fast/rollouts" in report.metrics for report in result.history),
@@ -63,3 +63,8 @@ def summarize(
         "run_dir": str(result.run_dir),
         "mlflow_run_id": result.mlflow_run_id,
     }
+
+
+def _on_the_way(result: RunResult) -> int:
+    """Rollouts of the validations before the end."""
+    return sum(int(report.metrics.get("eval/rollouts", 0)) for report in result.history)

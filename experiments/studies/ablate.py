@@ -21,7 +21,7 @@ from experiments.studies.cells import Cell
 from experiments.studies.curves import Curve
 from experiments.studies.figures import learning_figure
 from experiments.studies.grid import Records
-from experiments.studies.learning import curve_of
+from experiments.studies.learning import CURVE, curve_of
 from experiments.studies.page import Figure, Page, Section, write_page
 from experiments.studies.provenance import run_facts
 from experiments.studies.scope import Scope, name_of
@@ -31,11 +31,11 @@ from fst_agents.json_files import write_json
 from fst_agents.redaction import public_config
 
 MEASURES = (
-    "Every setting on the same rules, seeds and rollouts. The area is the mean, over the budget, "
-    "of the share of right training answers, averaged over the RL steps of a cycle and 0 before "
-    "the first of these. Where half of the answers never are right, the whole budget stands for "
-    "the rollouts to it. Intervals are 95 % bootstraps over rules, and seeds within them; "
-    "differences are between runs of equal rule and seed."
+    f"Every setting on the same rules, seeds and rollouts. {CURVE} The area is the mean of the "
+    "share of right answers over the budget, 0 before the first point. Where half of the answers "
+    "never are right, the whole budget stands for the rollouts to it. Intervals are 95 % "
+    "bootstraps over rules, and seeds within them; differences are between runs of equal rule and "
+    "seed."
 )
 RULE = (
     "Fixed beforehand: a setting is favoured over the default if the whole interval of its area's "
@@ -144,8 +144,8 @@ def _curves(
     curves: dict[str, list[Curve]] = {}
     for label, own in table.items():
         done = [records[cell.key] for cell in own if records[cell.key].ok]
-        curves[label] = [curve for r in done if (curve := curve_of(scope, r))]
-    about = "Share of training answers exactly right; mean over rules and seeds."
+        curves[label] = [curve for r in done if (curve := curve_of(r))]
+    about = "Share of held-out answers right; mean over rules and seeds."
     colors = dict(zip(table, COLORS, strict=False))
     return learning_figure(
         "learning", "Learning", about, curves, lambda p: p.exact, share=True, colors=colors

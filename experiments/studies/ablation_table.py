@@ -26,17 +26,17 @@ Measure = Callable[[Scope, Record], float | None]
 
 
 def _area(scope: Scope, record: Record) -> float | None:
-    return area(curve_of(scope, record) or (), total_rollouts(scope.base))
+    return area(curve_of(record) or (), total_rollouts(scope.base))
 
 
 def _half(scope: Scope, record: Record) -> float | None:
-    there = reaching(curve_of(scope, record) or (), HALF)
+    there = reaching(curve_of(record) or (), HALF)
     # A run that never gets there has taken at least its whole budget.
     return float(total_rollouts(scope.base) if there is None else there.rollouts)
 
 
 def _peak(scope: Scope, record: Record) -> float | None:
-    top = peak(curve_of(scope, record) or ())
+    top = peak(curve_of(record) or ())
     return None if top is None else top.exact
 
 
@@ -48,9 +48,9 @@ MEASURES: Mapping[str, Measure] = {
     "kl": lambda scope, record: float(record.result["kl"]),
     "retention": lambda scope, record: record.retention_change,
 }
-"""What is measured of a run: held-out score of what the arm ships; mean smoothed share of right
-answers over the budget; its highest point; rollouts to half of them right; KL to the base; change
-on other skills."""
+"""What is measured of a run: held-out score of what the arm ships; mean share of right answers of
+its learning curve over the budget; its highest point; rollouts to half of them right; KL to the
+base; change on other skills."""
 
 COLUMNS: Mapping[str, tuple[str, Callable[[float], str], Callable[[float], str]]] = {
     "score": ("final score", percent, points),
@@ -257,7 +257,7 @@ def _difference(
 
 
 def _reached(scope: Scope, record: Record) -> bool:
-    return reaching(curve_of(scope, record) or (), HALF) is not None
+    return reaching(curve_of(record) or (), HALF) is not None
 
 
 def _fast_phases(done: Sequence[Record]) -> float | None:

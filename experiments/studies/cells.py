@@ -117,9 +117,9 @@ def digest(value: Any) -> str:
 class Record(BaseModel):
     """What is kept of a cell. A failed one has ``error`` and no ``result``.
 
-    ``result`` is the run's JSON object, ``curve`` its RL steps, and ``problems`` the mean score of
-    every held-out problem in the arm's last cell of the 2×2; ``commit`` is the checkout's that ran
-    it.
+    ``result`` is the run's JSON object, ``curve`` its RL steps, ``validation`` what would have
+    shipped on the way on held-out problems, and ``problems`` the mean score of every held-out
+    problem in the arm's last cell of the 2×2; ``commit`` is the checkout's that ran it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -131,6 +131,7 @@ class Record(BaseModel):
     error: str | None = None
     result: dict[str, Any] = {}
     curve: tuple[Point, ...] = ()
+    validation: tuple[Point, ...] = ()
     problems: dict[str, float] = {}
     commit: str | None = None
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from experiments.charts import percent
 from experiments.studies.cells import Cell, Stages
 from experiments.studies.curves import Curve, Point, peak, smooth
-from experiments.studies.learning import LEARNS, curve_of, curves_figure
+from experiments.studies.learning import LEARNS, UNWATCHED, training_figure, training_of
 from experiments.studies.page import Grid
 from experiments.studies.protocol import Answer, Lookup, Protocol, Study
 from experiments.studies.scope import STAGE_CYCLES, Scope, Target, name_of
@@ -37,7 +37,8 @@ def _chains(scope: Scope) -> list[Chain]:
 
 def _continual_cell(scope: Scope, arm: Arm, chain: Chain) -> Cell:
     rules, seed = chain
-    changes = {"budget": {"cycles": STAGES * STAGE_CYCLES, "rollouts": None}}
+    budget = {"cycles": STAGES * STAGE_CYCLES, "rollouts": None}
+    changes = {"budget": budget, **UNWATCHED}  # held-out problems are the last rule's
     return scope.cell(arm, rules[0], seed, stages=Stages(rules, STAGE_CYCLES), changes=changes)
 
 
@@ -88,7 +89,7 @@ def _continual(scope: Scope, found: Lookup) -> Answer:
         return stage_peaks(record.curve, cell.config, STAGE_CYCLES)
 
     def alone(target: Target, seed: int) -> float | None:
-        curve = curve_of(scope, found(scope.cell("fst", target, seed)))
+        curve = training_of(scope, found(scope.cell("fst", target, seed)))
         top = None if curve is None else peak(curve)
         return None if top is None else top.exact
 
@@ -126,7 +127,7 @@ def _continual(scope: Scope, found: Lookup) -> Answer:
         groups=list(shares.values()),
         words="RL has no result." if mean is None else f"RL, by the same measure: {percent(mean)}.",
         grid=Grid(("stage", "FST alone", "FST", "RL"), tuple(rows)),
-        figures=curves_figure(scope, found, "continual", cells),
+        figures=training_figure(scope, found, "continual", cells),
         differences=list(differences.values()),
         targets=len({rule for rules, _ in chains for rule in rules}),
         more={"rl": mean, "chains": len(theirs)},
@@ -142,11 +143,12 @@ CONTINUAL = Study(
             f"Runs of fst and of rl over three rules, {STAGE_CYCLES} cycles' rollouts on each, in "
             "an order drawn for every seed; no rule is in two runs of a seed (of fewer than three "
             "rules, some return). Only the problems change; population, weights and optimizers go "
-            "on, and nothing tells them. Of each stage the highest smoothed share of right answers "
-            "is divided by what a run of fst on that rule alone reaches in its whole budget, which "
-            "is longer than a stage; the figure is the worst stage of a run, and no effect is that "
-            "of rl's run over the same rules. Rules that fst alone never gets "
-            f"{LEARNS:.0%} right are left out. The interval resamples seeds, and runs within them."
+            "on, and nothing tells them. Of each stage the highest share of right training "
+            "answers, averaged over a cycle's RL steps, is divided by what a run of fst on that "
+            "rule alone reaches in its whole budget, which is longer than a stage; the figure is "
+            "the worst stage of a run, and no effect is that of rl's run over the same rules. "
+            f"Rules that fst alone never gets {LEARNS:.0%} right are left out. The interval "
+            "resamples seeds, and runs within them."
         ),
         paper={"HoVer → CodeIO → Physics": "near the peak at every stage; RL about 10 % on CodeIO"},
         measure="mean over runs of the worst stage's share of its peak, FST",

@@ -11,14 +11,23 @@ from typing import NamedTuple
 
 
 class Point(NamedTuple):
-    """One RL step: rollouts of both phases spent so far, mean reward, share of answers that were
-    exactly right (the reward, where the metric names no such objective), KL to the base in nats per
-    token under the instructions in use, which is measured in the last step of a cycle."""
+    """One RL step, or one validation.
+
+    Attributes:
+        rollouts: of both phases, spent so far.
+        reward: its mean; of a validation the mean score.
+        exact: share of answers that were exactly right; the reward, where the metric names no such
+            objective, and in a validation.
+        kl: to the base in nats per token under the instructions in use, measured in the last RL
+            step of a cycle.
+        steps: RL steps taken so far.
+    """
 
     rollouts: int
     reward: float
     exact: float
     kl: float | None
+    steps: int
 
 
 Curve = tuple[Point, ...]
@@ -42,7 +51,7 @@ def _mean(points: Sequence[Point]) -> Point:
     reward, exact = sum(p.reward for p in points) / n, sum(p.exact for p in points) / n
     measured = [p.kl for p in points if p.kl is not None]
     kl = sum(measured) / len(measured) if measured else None
-    return Point(points[-1].rollouts, reward, exact, kl)
+    return Point(points[-1].rollouts, reward, exact, kl, points[-1].steps)
 
 
 def peak(curve: Sequence[Point]) -> Point | None:
@@ -85,13 +94,11 @@ def speed_up(slow: Sequence[Point], fast: Sequence[Point], share: float = 1.0) -
     return 0.0 if own is None or there is None else own.rollouts / there.rollouts
 
 
-def fewer_steps(slow: Sequence[Point], fast: Sequence[Point], window: int) -> float | None:
+def fewer_steps(slow: Sequence[Point], fast: Sequence[Point]) -> float | None:
     """RL steps of ``slow`` to its own peak, over those of ``fast`` to that level.
 
-    This is the paper's count, in which the rollouts of a fast phase cost nothing.
-
-    Args:
-        window: steps that a point of the curves is the mean of.
+    This is the paper's count, in which the rollouts of a fast phase cost nothing. A level that is
+    reached before the first RL step counts as reached with it.
 
     0 where ``fast`` never gets there; ``None`` where ``slow`` has no curve.
     """
@@ -99,9 +106,7 @@ def fewer_steps(slow: Sequence[Point], fast: Sequence[Point], window: int) -> fl
     if top is None:
         return None
     there = reaching(fast, top.exact)
-    if there is None:
-        return 0.0
-    return (slow.index(top) + window) / (fast.index(there) + window)
+    return 0.0 if there is None else top.steps / max(1, there.steps)
 
 
 def measured(curve: Sequence[Point]) -> Curve:

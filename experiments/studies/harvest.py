@@ -37,6 +37,7 @@ def harvest(cell: Cell, run_dir: Path) -> Record:
         seed=cell.config.seed,
         result={name: value for name, value in run.result().items() if name not in PLACES},
         curve=tuple(_curve(run)),
+        validation=tuple(_validation(run)),
         problems=read_json(run.path / "problems.json") if _evaluated(run) else {},
         commit=stamped(run_dir.parent),
     )
@@ -86,4 +87,12 @@ def _curve(run: RunDir) -> Iterable[Point]:
             reward=float(line["metrics"]["slow/reward"]),
             exact=exact_share(read_lines(file)),
             kl=line["metrics"].get("slow/drift"),
+            steps=line["step"],
         )
+
+
+def _validation(run: RunDir) -> Iterable[Point]:
+    for line in run.metrics():
+        score = line["metrics"].get("eval/score")
+        if score is not None:
+            yield Point(line["rollouts"], float(score), float(score), None, line["step"])

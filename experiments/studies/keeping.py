@@ -14,6 +14,7 @@ from experiments.studies.learning import (
     curve_of,
     learned,
     pair_of_arms,
+    training_of,
 )
 from experiments.studies.page import Grid, points
 from experiments.studies.protocol import Answer, Lookup, Protocol, Study
@@ -34,7 +35,9 @@ def rates(scope: Scope) -> str:
 
 def _drift(scope: Scope, found: Lookup) -> Answer:
     def ratio(target: Target, seed: int) -> float | None:
-        fst, rl = (curve_of(scope, found(scope.cell(arm, target, seed))) for arm in ("fst", "rl"))
+        fst, rl = (
+            training_of(scope, found(scope.cell(arm, target, seed))) for arm in ("fst", "rl")
+        )
         return None if fst is None or rl is None or not learned(rl) else kl_ratio(fst, rl)
 
     rows = [
@@ -43,7 +46,9 @@ def _drift(scope: Scope, found: Lookup) -> Answer:
     ]
     curves = {
         arm: [
-            measured(c) for u in scope.units if (c := curve_of(scope, found(scope.cell(arm, *u))))
+            measured(c)
+            for u in scope.units
+            if (c := training_of(scope, found(scope.cell(arm, *u))))
         ]
         for arm in ("fst", "rl")
     }
@@ -76,9 +81,9 @@ DRIFT = Study(
         procedure=(
             "The cells of sample-efficiency. KL(π_train ‖ π_base) per token, exact over the "
             "vocabulary, is measured in the last RL step of every cycle on all that it draws, each "
-            "answer under the instruction that drew it. At the highest share of right answers, "
-            "averaged over a cycle, that both reach, the KL of FST is divided by RL's. Runs where "
-            "RL never leaves zero have no such level."
+            "answer under the instruction that drew it. At the highest share of right training "
+            "answers, averaged over a cycle, that both reach, the KL of FST is divided by RL's. "
+            "Runs where RL never leaves zero have no such level."
         ),
         paper={"KL at matched reward": "up to 70 % lower"},
         measure="median of KL FST / KL RL at matched reward",
@@ -192,7 +197,7 @@ def _plasticity(scope: Scope, found: Lookup) -> Answer:
     curves: dict[str, list[Curve]] = {}
     for unit in scope.units:
         for name, first in zip(("base", "rl", "fst"), STARTS, strict=True):
-            curve = curve_of(scope, found(_second(scope, first, *unit)))
+            curve = curve_of(found(_second(scope, first, *unit)))
             if curve:
                 curves.setdefault(name, []).append(curve)
     ends = " / ".join(f"{name} {percent(fmean(v))}" for name, v in means.items() if v)
@@ -203,7 +208,7 @@ def _plasticity(scope: Scope, found: Lookup) -> Answer:
         figures=learning_figure(
             "plasticity",
             "Fresh RL on a second rule",
-            "Share of training answers exactly right, by where the weights came from.",
+            "Share of held-out answers right, by where the weights came from.",
             curves,
             lambda p: p.exact,
             share=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -21,16 +21,27 @@ from fst_agents.config import Arm
 from optimizers.plan import total_rollouts
 
 LEARNS = 0.05
-"""Share of right answers, smoothed, from which a run has left zero."""
-
+"""Share of right answers from which a run has left zero."""
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 0.95)
-"""Shares of RL's peak that are reported beside the peak itself, which near the ceiling is the
-highest of many equally good points."""
+"""Shares of RL's peak that are reported beside the peak itself."""
 
 
-def curve_of(scope: Scope, record: Record | None) -> Curve | None:
-    """A run's curve, smoothed over the RL steps of one cycle; ``None`` of a failed run."""
+CURVE = (
+    "The learning curve is the paper's: at the end of every phase, what would ship then (the "
+    "champion of fst, the seed instruction of rl) answers held-out problems, mean@n, under the "
+    "weights of that moment; these answers are no part of the budget, and nothing learns from them."
+)
+
+
+def curve_of(record: Record | None) -> Curve | None:
+    """A run's learning curve, on held-out problems; ``None`` of a failed run."""
+    return None if record is None else record.validation
+
+
+def training_of(scope: Scope, record: Record | None) -> Curve | None:
+    """A run's training rollouts, averaged over the RL steps of one cycle; ``None`` of a failed
+    run."""
     return None if record is None else smooth(record.curve, scope.base.slow.steps_per_cycle)
 
 
@@ -42,17 +53,32 @@ def pair_of_arms(scope: Scope) -> list[Cell]:
     return [scope.cell(arm, *unit) for unit in scope.units for arm in ("fst", "rl")]
 
 
-def curves_figure(
-    scope: Scope, found: Lookup, name: str, cells: Sequence[Cell]
-) -> tuple[Figure, ...]:
-    """The learning curves of some cells, a line per arm."""
+def by_arm(
+    found: Lookup, cells: Sequence[Cell], curve: Callable[[Record | None], Curve | None]
+) -> dict[str, list[Curve]]:
+    """The curves of some cells by arm, failed ones and empty ones left out."""
     curves: dict[str, list[Curve]] = {}
     for cell in cells:
-        curve = curve_of(scope, found(cell))
-        if curve:
-            curves.setdefault(cell.config.arm, []).append(curve)
-    about = "Share of training answers exactly right; mean over targets and seeds."
+        own = curve(found(cell))
+        if own:
+            curves.setdefault(cell.config.arm, []).append(own)
+    return curves
+
+
+def curves_figure(found: Lookup, name: str, cells: Sequence[Cell]) -> tuple[Figure, ...]:
+    """The learning curves of some cells, a line per arm."""
+    about = "Share of held-out answers right; mean over targets and seeds."
+    curves = by_arm(found, cells, curve_of)
     return learning_figure(name, "Learning", about, curves, lambda p: p.exact, share=True)
+
+
+def training_figure(
+    scope: Scope, found: Lookup, name: str, cells: Sequence[Cell]
+) -> tuple[Figure, ...]:
+    """The training rollouts of some cells, a line per arm."""
+    about = "Share of training answers exactly right; mean over targets and seeds."
+    curves = by_arm(found, cells, lambda record: training_of(scope, record))
+    return learning_figure(name, "Training", about, curves, lambda p: p.exact, share=True)
 
 
 # -- F1 ---------------------------------------------------------------------------------------
@@ -60,8 +86,8 @@ def curves_figure(
 
 def _both(scope: Scope, found: Lookup, target: Target, seed: int) -> tuple[Curve, Curve] | None:
     """The curves of RL and FST where RL ever learns."""
-    rl = curve_of(scope, found(scope.cell("rl", target, seed)))
-    fst = curve_of(scope, found(scope.cell("fst", target, seed)))
+    rl = curve_of(found(scope.cell("rl", target, seed)))
+    fst = curve_of(found(scope.cell("fst", target, seed)))
     return None if rl is None or fst is None or not learned(rl) else (rl, fst)
 
 
@@ -74,7 +100,7 @@ def _speed(
 
 def _steps(scope: Scope, found: Lookup, target: Target, seed: int) -> float | None:
     both = _both(scope, found, target, seed)
-    return None if both is None else fewer_steps(*both, scope.base.slow.steps_per_cycle)
+    return None if both is None else fewer_steps(*both)
 
 
 def _gain(scope: Scope, found: Lookup, target: Target, seed: int) -> float | None:
@@ -98,7 +124,7 @@ def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
     never = 0
     for target in scope.targets:
         records = [found(scope.cell("rl", target, s)) for s in scope.seeds]
-        curves = [curve_of(scope, record) for record in records if record is not None]
+        curves = [curve_of(record) for record in records if record is not None]
         learns = [c for c in curves if learned(c)]
         never += bool(curves) and not learns
         tops = [top.exact for c in learns if c is not None and (top := peak(c)) is not None]
@@ -128,14 +154,14 @@ def _sample_efficiency(scope: Scope, found: Lookup) -> Answer:
             f"fast phases, {_times(steps)}; rollouts to a share of RL's peak, "
             + ", ".join(f"{_times(value)} to {share}" for share, value in to_share.items())
             + f". The area under the curve over the whole budget is {points(fmean(gains))} points "
-            "with FST. Near the ceiling RL's peak is the highest of many equally good points."
+            "with FST."
         )
     columns = ("target", "RL's peak, by seed", "fewer rollouts, by seed")
     return Answer(
         groups=scope.each(lambda target, seed: _speed(scope, found, target, seed)),
         words=words,
         grid=Grid((*columns, *(f"to {share:.0%} of it" for share in SHARES)), tuple(rows)),
-        figures=curves_figure(scope, found, "sample-efficiency", pair_of_arms(scope)),
+        figures=curves_figure(found, "sample-efficiency", pair_of_arms(scope)),
         statistic=median,
         more=more,
     )
@@ -149,12 +175,10 @@ SAMPLE_EFFICIENCY = Study(
         procedure=(
             "fst and rl on every target and seed. Both may spend the same rollouts, and no run "
             "ends because its task is solved; what a fast phase leaves unspent, because a text "
-            "was right on the whole anchor set, nobody spends. Curves are shares of exactly "
-            "right training answers, averaged over the RL steps of a cycle, a point standing at "
-            "the end of its window. RL's peak is the highest point of its curve; the figure is the "
-            "rollouts RL had spent there over the rollouts, fast phase included, that FST had "
-            f"spent when it first reached that level. Runs where RL never gets {LEARNS:.0%} right "
-            "have no peak to reach: they are counted apart."
+            f"was right on the whole anchor set, nobody spends. {CURVE} RL's peak is the highest "
+            "point of its curve; the figure is the rollouts RL had spent there over the rollouts, "
+            "fast phase included, that FST had spent when it first reached that level. Runs where "
+            f"RL never gets {LEARNS:.0%} right have no peak to reach: they are counted apart."
         ),
         paper={"CodeIO": "3.0×", "Polaris math": "1.4×", "HoVer-hard": "3.0×"},
         measure="median of rollouts RL / rollouts FST",
@@ -170,9 +194,10 @@ SAMPLE_EFFICIENCY = Study(
 
 
 def _asymptote(scope: Scope, record: Record | None) -> Sigmoid | None:
-    if record is None or len(record.curve) < 4:
+    curve = curve_of(record)
+    if curve is None or len(curve) < 4:
         return None
-    return fit([p.rollouts for p in record.curve], [p.exact for p in record.curve])
+    return fit([p.rollouts for p in curve], [p.exact for p in curve])
 
 
 def _marked(fitted: Sigmoid) -> str:
@@ -222,7 +247,7 @@ def _ceiling(scope: Scope, found: Lookup) -> Answer:
         ),
         grid=Grid(("run", "A of FST", "residual", "A of RL", "residual"), tuple(rows)),
         more={"without_rising": fmean(sure) if sure else None},
-        figures=curves_figure(scope, found, "ceiling", pair_of_arms(scope)),
+        figures=curves_figure(found, "ceiling", pair_of_arms(scope)),
     )
 
 
@@ -233,9 +258,8 @@ CEILING = Study(
         question="Does FST's learning curve end higher than RL's?",
         procedure=(
             "The cells of sample-efficiency. R − R₀ = (A − R₀) / (1 + (C_mid / C)^B) is fitted to "
-            "every curve by least squares, unsmoothed, with R₀ and A between 0 and 1 and C_mid "
-            "within the budget; the figure is A of FST minus A of RL, run by run. The curve is the "
-            "share of exactly right training answers on fresh samples."
+            "every curve by least squares, with R₀ and A between 0 and 1 and C_mid within the "
+            f"budget; the figure is A of FST minus A of RL, run by run. {CURVE}"
         ),
         paper={
             "CodeIO": "A above RL's",
@@ -260,16 +284,21 @@ NO_PARTIAL: Changes = {
 """All or nothing: what is not exactly right earns 0, like what cannot be read."""
 
 
+UNWATCHED: Changes = {"eval": {"every": None}}
+"""For cells whose learning curve nobody asks for."""
+
+
+def _silent(scope: Scope, arm: Arm, target: Target, seed: int) -> Cell:
+    return scope.cell(arm, target, seed, changes={**NO_PARTIAL, **UNWATCHED})
+
+
 def _exact_pair(scope: Scope) -> list[Cell]:
-    return [
-        scope.cell(arm, *unit, changes=NO_PARTIAL) for unit in scope.units for arm in ("fst", "rl")
-    ]
+    return [_silent(scope, arm, *unit) for unit in scope.units for arm in ("fst", "rl")]
 
 
 def _signal(scope: Scope, found: Lookup, arm: Arm, target: Target, seed: int) -> float | None:
     """Rollouts to the first signal; infinite where there is none; ``None`` of a failed run."""
-    cell = scope.cell(arm, target, seed, changes=NO_PARTIAL)
-    curve = curve_of(scope, found(cell))
+    curve = training_of(scope, found(_silent(scope, arm, target, seed)))
     if curve is None:
         return None
     there = reaching(curve, LEARNS)
@@ -308,7 +337,7 @@ def _zero_reward(scope: Scope, found: Lookup) -> Answer:
             "where RL saw none, its whole budget stands for it, so the figure is a lower bound."
         ),
         grid=Grid(("run", "FST: rollouts to 5 %", "RL: rollouts to 5 %", "sooner"), tuple(rows)),
-        figures=curves_figure(scope, found, "zero-reward", _exact_pair(scope)),
+        figures=training_figure(scope, found, "zero-reward", _exact_pair(scope)),
         statistic=median,
         more={"rl_silent": silent["rl"] / runs, "fst_silent": silent["fst"] / runs},
     )
@@ -321,9 +350,10 @@ ZERO_REWARD = Study(
         question="How much sooner does FST find a signal where the base policy earns nothing?",
         procedure=(
             "fst and rl with all-or-nothing reward: under the seed instruction the base policy is "
-            "right less than once in a thousand answers. The first signal is where the smoothed "
-            f"share of right answers reaches {LEARNS:.0%}; the figure is RL's rollouts to it over "
-            "FST's. Runs where neither finds one are left out and counted."
+            "right less than once in a thousand answers. The first signal is where the share of "
+            f"right training answers, averaged over a cycle's RL steps, reaches {LEARNS:.0%}; the "
+            "figure is RL's rollouts to it over FST's. Runs where neither finds one are left out "
+            "and counted."
         ),
         paper={
             "star-graph search": "signal at step ~50 against ~250",

@@ -206,6 +206,7 @@ def make_scope(
         "task": {"name": "digits"},
         "serve": {"host": "local"},
         "budget": budget,
+        "eval": {"every": 1},
     }
     config: RunConfig | None = None
     try:

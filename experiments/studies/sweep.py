@@ -15,7 +15,7 @@ from experiments.studies.ablations import RATES
 from experiments.studies.cells import Cell, Record
 from experiments.studies.curves import area, peak
 from experiments.studies.grid import Records
-from experiments.studies.learning import NO_PARTIAL, curve_of
+from experiments.studies.learning import CURVE, NO_PARTIAL, curve_of
 from experiments.studies.page import Grid, Page, Section, points, write_page
 from experiments.studies.provenance import run_facts
 from experiments.studies.scope import Changes, Scope, name_of, read_targets
@@ -34,8 +34,8 @@ VARIED = {"slow.learning_rate", "task.reward"}
 METHOD = (
     "rl on the development rules, with partial credit and with all-or-nothing reward. Chosen: the "
     "rate with the largest mean area under the learning curve, with partial credit, which is what "
-    "the studies train on. The area is the mean, over the budget, of the smoothed share of right "
-    "training answers; beside it, the peak says how high a curve rose, not how soon.",
+    f"the studies train on. {CURVE} The area is the mean of the share of right answers over the "
+    "budget; beside it, the peak says how high a curve rose, not how soon.",
 )
 
 
@@ -128,7 +128,7 @@ def _row(
     """Means over the runs that did not fail; with a failed one there is no mean to choose by."""
     done: list[Record] = [r for cell in cells if (r := records[cell.key]).ok]
     whole = len(done) == len(cells)
-    curves = [curve_of(scope, r) or () for r in done]
+    curves = [curve_of(r) or () for r in done]
     budget = total_rollouts(scope.base)
     peaks = [top.exact if (top := peak(curve)) else 0.0 for curve in curves]
     kept = [change for r in done if (change := r.retention_change) is not None]

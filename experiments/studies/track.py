@@ -50,6 +50,8 @@ def _child(out: Path, record: Record, parent: str, track: TrackConfig) -> None:
         if point.kl is not None:
             values["slow/drift"] = point.kl
         child.log_metrics(values, step=step, rollouts=point.rollouts)
+    for point in record.validation:
+        child.log_metrics({"eval/score": point.exact}, step=point.steps, rollouts=point.rollouts)
     child.log_metrics(_final(record), step=len(record.curve))
     child.commit()
     child.finish("FINISHED" if record.ok else "FAILED")

@@ -7,7 +7,7 @@ An *instruction* is text; its meaning is a tuple of operations, applied left to 
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import combinations, permutations
+from itertools import permutations
 from random import Random
 from typing import Final
 
@@ -182,18 +182,16 @@ def pairs() -> tuple[Pair, ...]:
 
 @cache
 def held_out_pairs() -> tuple[Pair, ...]:
-    """Return 40 pairs of which no instruction was ever seen in pre-training, in either order.
+    """Return 28 pairs of which no instruction was ever seen in pre-training, in either order.
 
-    The split is fixed. No held-out pair collapses, and none is a trained function in other words.
+    No held-out pair collapses, and none is a trained function in other words.
     """
-    couples = [c for c in combinations(OPERATIONS, 2) if not (collapses(c) or collapses(c[::-1]))]
-    chosen = Random(_SPLIT_SEED).sample(couples, 20)
-    return tuple((a, b) for a, b in pairs() if (a, b) in chosen or (b, a) in chosen)
+    return tuple(pair for pair in pairs() if pair in _HELD_OUT or pair[::-1] in _HELD_OUT)
 
 
 @cache
 def trained_pairs() -> tuple[Pair, ...]:
-    """Return the other 50 pairs: those of the pre-training data."""
+    """Return the other 62 pairs: those of the pre-training data."""
     return tuple(pair for pair in pairs() if pair not in held_out_pairs())
 
 
@@ -216,9 +214,26 @@ def words() -> tuple[str, ...]:
     return tuple(sorted(set(re.findall(r"[a-z]+", text))))
 
 
-_SPLIT_SEED: Final = 176
-"""Chosen among 3000: no held-out pair equals a trained function, and just one couple rearranges
-places twice, which a small network cannot put together from its parts."""
+_HELD_OUT: Final[tuple[Pair, ...]] = (
+    ("reverse", "double"),
+    ("reverse", "complement"),
+    ("sort_ascending", "double"),
+    ("sort_descending", "increment"),
+    ("sort_descending", "decrement"),
+    ("increment", "rotate_left"),
+    ("increment", "rotate_right"),
+    ("decrement", "double"),
+    ("decrement", "rotate_left"),
+    ("decrement", "rotate_right"),
+    ("double", "complement"),
+    ("double", "swap_ends"),
+    ("complement", "swap_ends"),
+    ("rotate_left", "swap_ends"),
+)
+"""Held out in both orders. A held-out pair is to be a new combination, not a new kind of one: of an
+operation's partners among values, places and sorts at most half, rounded up, are held out, and one
+couple rearranges twice, which a small network can hardly put together. Beside the development
+rules' three couples, 540 choices leave it at that and no larger ones do; this one was drawn."""
 
 
 def _forms(count: int) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Recipe:
     """
 
     seed: int = 0
-    steps: int = 1300
+    steps: int = 1600
     batch_size: int = 256
     learning_rate: float = 2e-3
     warmup: int = 50

@@ -12,6 +12,7 @@ import pytest
 from fakes import Ask, guess, questions, right
 from rich.console import Console
 
+from experiments.forecast import forecast
 from experiments.tasks import build_task, policy_adapter
 from experiments.train import train
 from fst_agents.config import BudgetConfig, FastConfig, RunConfig, SlowConfig
@@ -153,6 +154,36 @@ def test_mlflow_holds_both_phases_and_what_ships(result: dict[str, Any], folder:
 
 def test_kl_is_zero_without_training_and_positive_with_it(result: dict[str, Any]) -> None:
     assert (result["kl"] > 0) == (result["policy_version"] > 0)
+
+
+@pytest.mark.parametrize(
+    ("arm", "every", "places"),
+    [
+        ("fst", 1, [("fast", 0), ("slow", 1), ("fast", 1), ("slow", 2)]),
+        ("fst", 2, [("fast", 1), ("slow", 2)]),
+        ("gepa", 1, [("fast", 0)]),
+        ("rl", 2, [("slow", 2), ("slow", 4)]),
+    ],
+)
+def test_validations_watch_a_run_and_change_nothing(
+    arm: str, every: int, places: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    """Three problems, two answers each, at the end of every phase of every ``every``-th cycle."""
+    track = {"enabled": False}
+    watch = {"samples": 2, "every": every, "problems": 3}
+    config = tiny(tmp_path / "watched", arm, eval=watch, track=track)
+    alone = tiny(tmp_path / "alone", arm, eval={"samples": 2}, track=track)
+    watched, unwatched = (train(c, Console(quiet=True)) for c in (config, alone))
+    lines = RunDir.open(tmp_path / "watched" / arm).metrics()
+    found = [n for n, line in enumerate(lines) if "eval/score" in line["metrics"]]
+    shown = [(lines[n - 1]["phase"], lines[n]["step"]) for n in found]
+    assert shown[: len(places)] == places
+    assert arm == "gepa" or shown == places
+    assert {lines[n]["metrics"]["eval/rollouts"] for n in found} == {6.0}
+    assert watched["rollouts"]["eval"] == unwatched["rollouts"]["eval"] + 6 * len(found)
+    assert watched["rollouts"]["eval"] <= forecast(config)["rollouts"]["eval"]
+    for key in ("scores", "champion", "population", "kl", "steps"):
+        assert watched[key] == unwatched[key]
 
 
 def test_a_finished_run_is_never_overwritten(folder: Path) -> None:

@@ -75,8 +75,12 @@ def record(cell: Cell, arm: Arm) -> Record:
     steps = batches_of(config, cycles)
     at = (shares[step * cycles // steps] for step in range(steps))
     curve = [
-        Point(STEP * cycles * step // steps, share, share, arm.kl * share)
+        Point(STEP * cycles * step // steps, share, share, arm.kl * share, step)
         for step, share in enumerate(at, start=1)
+    ]
+    validation = [
+        Point(STEP * (k + 1), share, share, None, steps * (k + 1) // cycles)
+        for k, share in enumerate(shares)
     ]
     others: dict[str, dict[str, float]] = {
         "rl": {},
@@ -108,6 +112,7 @@ def record(cell: Cell, arm: Arm) -> Record:
         seed=config.seed,
         result=result,
         curve=tuple(curve),
+        validation=tuple(validation) if config.eval.every else (),
         problems={"val-1": last, "val-2": last, "val-3": min(1.0, last + 0.01 * config.seed)},
     )
 

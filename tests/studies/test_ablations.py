@@ -173,7 +173,7 @@ def test_there_are_three_development_rules(scope: Scope) -> None:
 
 def test_the_area_by_hand() -> None:
     """0 until 10, 0.5 until 20, 1 until 40."""
-    curve = [Point(10, 0.0, 0.5, 0.0), Point(20, 0.0, 1.0, 0.0)]
+    curve = [Point(10, 0.0, 0.5, 0.0, 1), Point(20, 0.0, 1.0, 0.0, 2)]
     assert area(curve, 40) == pytest.approx((0.5 * 10 + 1.0 * 20) / 40)
     assert area(curve, 15) == pytest.approx(0.5 * 5 / 15)
     assert area([], 40) == 0.0
@@ -186,7 +186,7 @@ shares = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
 @given(values=shares, budget=st.integers(1, 100))
 def test_the_area_lies_between_nothing_and_the_peak(values: list[float], budget: int) -> None:
-    curve = [Point(10 * (k + 1), 0.0, v, 0.0) for k, v in enumerate(values)]
+    curve = [Point(10 * (k + 1), 0.0, v, 0.0, k) for k, v in enumerate(values)]
     assert 0.0 <= area(curve, budget) <= max(values) + 1e-12
 
 

@@ -22,18 +22,19 @@ from fst_agents.run_file import parse
 
 
 def made(*exact: float, every: int = 100, kl: float = 0.1) -> list[Point]:
-    """A curve with a point every 100 rollouts, whose KL rises with each."""
-    return [Point((i + 1) * every, e, e, kl * (i + 1)) for i, e in enumerate(exact)]
+    """A curve with a point every 100 rollouts, 5 to an RL step, whose KL rises with each."""
+    return [Point((i + 1) * every, e, e, kl * (i + 1), 5 * (i + 1)) for i, e in enumerate(exact)]
 
 
 def test_smoothing_stands_at_the_end_of_its_window() -> None:
     found = smooth(made(0.0, 0.2, 0.4), 2)
     assert [(p.rollouts, p.exact) for p in found] == [(200, 0.1), (300, pytest.approx(0.3))]
+    assert [p.steps for p in found] == [10, 15]
     assert found[0].kl == pytest.approx(0.15)
 
 
 def test_the_kl_of_a_window_is_that_of_the_steps_that_measured_it() -> None:
-    curve = [Point(1, 0.0, 0.0, None), Point(2, 0.0, 0.0, 0.3), Point(3, 0.0, 0.0, None)]
+    curve = [Point(n, 0.0, 0.0, kl, n) for n, kl in ((1, None), (2, 0.3), (3, None))]
     assert [p.kl for p in smooth(curve, 2)] == [0.3, 0.3]
     assert [p.kl for p in smooth(curve, 1)] == [None, 0.3, None]
     assert [p.rollouts for p in measured(smooth(curve, 1))] == [2]
@@ -80,13 +81,17 @@ def test_speed_up_to_a_share_of_the_peak_counts_both_arms_to_that_level() -> Non
     assert speed_up(rl, made(0.1, 0.3), 0.5) == 1.5
 
 
-def test_fewer_steps_count_rl_steps_from_the_window_on() -> None:
-    """Points of 2 steps: RL peaks at its 3rd, after 4 steps; FST is there at its 1st, after 2."""
+def test_fewer_steps_leave_out_what_fast_phases_cost() -> None:
+    """RL peaks at its 3rd point, after 15 steps; FST is there after 5, whatever it has spent."""
     rl = made(0.0, 0.1, 0.5, 0.4)
-    assert fewer_steps(rl, made(0.6, every=900), 2) == 2.0
-    assert fewer_steps(rl, made(0.1, 0.2, 0.6), 2) == 1.0
-    assert fewer_steps(rl, made(0.1), 2) == 0.0
-    assert fewer_steps([], rl, 2) is None
+    assert fewer_steps(rl, made(0.6, every=900)) == 3.0
+    assert fewer_steps(rl, made(0.1, 0.2, 0.6)) == 1.0
+    assert fewer_steps(rl, made(0.1)) == 0.0
+    assert fewer_steps([], rl) is None
+
+
+def test_what_an_instruction_alone_reaches_counts_as_one_step() -> None:
+    assert fewer_steps(made(0.1, 0.5), [Point(576, 0.7, 0.7, None, 0)]) == 10.0
 
 
 def test_kl_is_compared_at_the_highest_level_that_both_reach() -> None:
@@ -132,7 +137,7 @@ def test_what_a_fast_phase_leaves_unspent_moves_no_stage() -> None:
     """One cycle a stage; the fast phases spend 10 each, so that by rollouts the fifth step, of the
     third stage, stood at 180: in the second."""
     spent = (40, 70, 110, 140, 180, 210)
-    curve = tuple(Point(at, 0.0, 0.0, 0.0) for at in spent)
+    curve = tuple(Point(at, 0.0, 0.0, 0.0, n) for n, at in enumerate(spent, start=1))
     assert [[p.rollouts for p in part] for part in by_stage(curve, SMALL, 1)] == [
         [40, 70],
         [110, 140],
@@ -145,7 +150,7 @@ def test_stages_of_an_adaptive_run_count_the_fast_phases_that_ran() -> None:
     behind 40 + 60 rollouts, so that it is the second stage's; the fifth behind 80 + 120."""
     fast = SMALL.fast.model_copy(update={"schedule": "adaptive"})
     spent = (40, 70, 100, 130, 180, 210)
-    curve = tuple(Point(at, 0.0, 0.1 * n, 0.0) for n, at in enumerate(spent))
+    curve = tuple(Point(at, 0.0, 0.1 * n, 0.0, n + 1) for n, at in enumerate(spent))
     parts = by_stage(curve, SMALL.model_copy(update={"fast": fast}), 1)
     assert [[p.rollouts for p in part] for part in parts] == [[40, 70], [100, 130], [180, 210]]
 

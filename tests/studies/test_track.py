@@ -44,6 +44,9 @@ def test_a_grid_is_a_parent_with_a_child_per_cell(client: Any, tmp_path: Path) -
         assert fst.data.metrics["eval/trained_evolved"] == pytest.approx(0.9)
         history = client.get_metric_history(fst.info.run_id, "slow/exact")
         assert len(history) == len(records[cells[0].key].curve)
+        history = client.get_metric_history(fst.info.run_id, "eval/score")
+        expected = [p.exact for p in records[cells[0].key].validation]
+        assert [point.value for point in history] == pytest.approx(expected)
 
 
 def test_without_tracking_nothing_is_written(tmp_path: Path) -> None:
