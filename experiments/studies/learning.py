@@ -350,7 +350,7 @@ ZERO_REWARD = Study(
         question="How much sooner does FST find a signal where the base policy earns nothing?",
         procedure=(
             "fst and rl with all-or-nothing reward: under the seed instruction the base policy is "
-            "right less than once in a thousand answers. The first signal is where the share of "
+            "right less than once in a hundred answers. The first signal is where the share of "
             f"right training answers, averaged over a cycle's RL steps, reaches {LEARNS:.0%}; the "
             "figure is RL's rollouts to it over FST's. Runs where neither finds one are left out "
             "and counted."

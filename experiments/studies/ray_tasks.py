@@ -14,6 +14,7 @@ from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from experiments.studies.cell_runs import CellFailed, CellRuns
 from experiments.studies.grid import CellStopped
@@ -50,22 +51,27 @@ class RayTasks(CellRuns):
         self._lock = threading.Lock()
         self._running: set[Any] = set()
         self._closed = False
+        self._stop = out / f".stop-{uuid4().hex}"
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             running = list(self._running)
-        for task in running:
-            self._ray.cancel(task)
         if running:
+            # Ray's own cancellation keeps a task from beginning. In one that has begun it is an
+            # exception, which can be lost there; the file in the shared folder cannot.
+            self._stop.touch()
+            for task in running:
+                self._ray.cancel(task)
             self._ray.wait(running, num_returns=len(running))
+            self._stop.unlink()
         self._ray.shutdown()
 
     def _work(self, request: dict[str, Any], log: Path) -> int | None:
         with self._lock:
             if self._closed:
                 raise CellStopped("stopped before it began")
-            task = self._task.remote(request, str(log), version(PACKAGE))
+            task = self._task.remote(request, str(log), version(PACKAGE), str(self._stop))
             self._running.add(task)
         try:
             answer: int | str | None = self._ray.get(task)
@@ -104,8 +110,11 @@ def _ray() -> Any:
     return ray
 
 
-def _in_a_process(request: dict[str, Any], log: str, asked: str) -> int | str | None:
-    """On a node of the cluster: the exit code of a cell's process, or why none was started."""
+def _in_a_process(request: dict[str, Any], log: str, asked: str, stop: str) -> int | str | None:
+    """On a node of the cluster: the exit code of a cell's process, or why none was started.
+
+    The process is ended once there is a file ``stop``.
+    """
     node = platform.node()
     there = version(PACKAGE)
     if there != asked:
@@ -117,9 +126,10 @@ def _in_a_process(request: dict[str, Any], log: str, asked: str) -> int | str | 
         )
     process = start_process(request, Path(log))
     try:
-        # A cancellation is raised here, between two calls: a call without a limit would outlast it.
         while not wait([process.sentinel], timeout=0.5):
-            pass
+            if Path(stop).exists():
+                process.terminate()  # once: a second time would cost the checkpoint
+                break
     except BaseException:  # cancelled
         process.terminate()
         raise

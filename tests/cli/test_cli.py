@@ -60,8 +60,8 @@ def test_help_names_every_command(tmp_path: Path) -> None:
 def test_tasks_lists_operations_and_pairs(tmp_path: Path) -> None:
     facts = result(fst("tasks", "digits", "--json", cwd=tmp_path))
     assert len(facts["operations"]) == 10
-    assert len(facts["trained"]) == 50
-    assert len(facts["held_out"]) == 40
+    assert len(facts["trained"]) == 62
+    assert len(facts["held_out"]) == 28
     assert ["rotate_left", "swap_ends"] in facts["held_out"]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from random import Random
+from statistics import median
 from typing import Any, cast
 
 import dspy
@@ -214,5 +215,5 @@ def test_gepa_finds_nearly_every_held_out_rule_within_five_hundred_calls(
     reward: str, acceptance: str
 ) -> None:
     calls = {p: calls_until_found(p, reward, acceptance) for p in phrasebook.held_out_pairs()}
-    assert sum(n <= 500 for n in calls.values()) >= 36, calls
-    assert sorted(calls.values())[20] <= 150
+    assert sum(n <= 500 for n in calls.values()) >= 0.9 * len(calls), calls
+    assert median(calls.values()) <= 150

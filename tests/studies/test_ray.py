@@ -91,7 +91,7 @@ def test_a_grid_of_tasks_is_the_grid_of_processes(scope: Scope, tmp_path: Path) 
 @pytest.mark.usefixtures("cluster")
 def test_a_stopped_grid_of_tasks_leaves_nothing_running(scope: Scope, tmp_path: Path) -> None:
     """And asked again it goes on where it stood. There is more to do than any stop takes."""
-    changes = {**TINY, "budget": {"rollouts": 16 * 50_000}}
+    changes = {**TINY, "budget": {"rollouts": 16 * 50_000}, "eval": {"every": None}}
     cell = scope.cell("rl", scope.targets[0], 0, changes=changes)
     run = cell_folder(tmp_path, cell) / "run"
     first = _stopped_after(1, cell, tmp_path)

@@ -166,4 +166,4 @@ def test_the_command_works_from_the_wheel(installed: Path, tmp_path: Path) -> No
     main = ["-c", "from experiments.cli import main; main()"]
     done = run([*main, "tasks", "digits", "--json"], installed, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(json.loads(done.stdout)["held_out"]) == 40
+    assert len(json.loads(done.stdout)["held_out"]) == 28
