@@ -343,7 +343,7 @@ def test_all_in_one_command_share_the_default_s_cells(scope: Scope, tmp_path: Pa
     names = ["rate", "schedule", "population", "acceptance", "split", "penalty"]
     assert [r["study"] for r in told["studies"]] == names
     units = len(scope.units)
-    assert len(made.ran) == len(set(made.ran)) == units * (1 + 4 + 1 + 3 + 2 + 3 + 3)
+    assert len(made.ran) == len(set(made.ran)) == units * (1 + 2 + 1 + 3 + 2 + 2 + 2)
     for name in names:
         kept = json.loads((out / name / "result.json").read_text("utf-8"))
         assert kept["study"] == name
