@@ -13,29 +13,28 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
-from fst_agents.checkpoint import Checkpoints
 from fst_agents.config import Arm, RunConfig, least_score
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import ConfigError
 from fst_agents.json_files import write_json
 from fst_agents.outcomes import FailureScores
-from fst_agents.redaction import public_config, secrets_of
+from fst_agents.redaction import secrets_of
 from fst_agents.rollouts import Limits, Runner
-from fst_agents.run_dir import RunDir, default_name
+from fst_agents.run_dir import RunDir
 from fst_agents.run_file import conflicts
 from fst_agents.scoring import Metric
 from fst_agents.serving.choose import choose_host
 from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
-from fst_agents.tracking import MlflowTracker, NullTracker, Tracker
 from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Skill
 from optimizers.books import Ledgers, Trainer
+from optimizers.desk import Desk, open_desk
 from optimizers.distill_pairs import DictatingHost
 from optimizers.distill_stage import Stage, teacher_of
 from optimizers.evaluation import Evaluation, Evaluator, Validation, evaluate_run, kl_of
 from optimizers.loop import Loop, Observer, Parts, Silence
-from optimizers.outcome import Outcome2x2, close_books, ends, final_scores, ship
+from optimizers.outcome import Outcome2x2, close_books, final_scores, ship
 from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan, shipped_cell, trains
 from optimizers.protocols import FastOptimizer
 from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
@@ -43,11 +42,8 @@ from optimizers.request import request_faults
 from optimizers.resume import (
     Resumed,
     history,
-    refuse_changes,
-    reopen_tracker,
     rollouts_seen,
     run_identity,
-    take_back,
 )
 from optimizers.summary import summarize
 
@@ -67,17 +63,6 @@ class _Asked:
     stream: ProblemStream
     val: Sequence[Problem]
     identity: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Desk:
-    """Where a run is written down, and how far it had come. ``stack`` closes what was opened."""
-
-    stack: ExitStack
-    run_dir: RunDir
-    checkpoints: Checkpoints
-    tracker: Tracker
-    resumed: Resumed | None
 
 
 class ArmBase(Teleprompter):
@@ -172,7 +157,14 @@ class ArmBase(Teleprompter):
         started = time.monotonic()
         asked = self._ask(student, trainset, () if valset is None else valset)
         with ExitStack() as stack:
-            desk = self._open(asked, stack)
+            desk = open_desk(
+                self.config,
+                stack,
+                phases=asked.phases,
+                identity=asked.identity,
+                policy=self.policy,
+                resume=self._resume,
+            )
             if desk.resumed is not None:
                 started -= desk.resumed.state.spend.seconds
             parts = self._parts(asked, desk)
@@ -264,53 +256,9 @@ class ArmBase(Teleprompter):
     def _epochs(self, found: Sequence[Problem]) -> ProblemStream:
         return ProblemStream(found, self.config.slow.batch_size, seed=self.config.seed)
 
-    # -- the books ----------------------------------------------------------------------------
-
-    def _open(self, asked: _Asked, stack: ExitStack) -> _Desk:
-        """Open the books, at the newest checkpoint if there is one to go on from."""
-        run_dir = self._run_dir(stack)
-        checkpoints = Checkpoints(run_dir.checkpoint_folder, self.config.checkpoint.keep)
-        resumed = None
-        if self._resume is not None:
-            resumed = take_back(run_dir, checkpoints, asked.phases, asked.identity, self.policy)
-        stack.enter_context(run_dir.writing())
-        tracker = self._tracker(run_dir, resumed)
-        stack.push(ends(tracker))
-        return _Desk(stack, run_dir, checkpoints, tracker, resumed)
-
-    def _run_dir(self, stack: ExitStack) -> RunDir:
-        """The run directory, new or to go on in; nobody else writes there until the end."""
-        if self._resume is None:
-            run_dir = RunDir.create(self.config.run_dir or default_name(self.config), self.config)
-            stack.enter_context(run_dir.lock())
-            return run_dir
-        run_dir = RunDir.open(self._resume)
-        stack.enter_context(run_dir.lock())
-        run_dir.refuse_finished()
-        refuse_changes(self.config, run_dir)
-        return run_dir
-
-    def _tracker(self, run_dir: RunDir, resumed: Resumed | None) -> Tracker:
-        track = self.config.track
-        if not track.enabled:
-            return NullTracker()
-        if self._resume is not None:
-            mark = 0 if resumed is None else resumed.state.marks.tracker
-            tracker = reopen_tracker(track.uri, run_dir.tracking_spool, mark)
-            if tracker is not None:
-                return tracker
-        return MlflowTracker.start(
-            track.uri,
-            track.experiment,
-            run_dir.path.name,
-            public_config(self.config),
-            {"arm": self.arm, "task": self.config.task.name, "seed": self.config.seed},
-            run_dir.tracking_spool,
-        )
-
     # -- the parts ----------------------------------------------------------------------------
 
-    def _parts(self, asked: _Asked, desk: _Desk) -> Parts:
+    def _parts(self, asked: _Asked, desk: Desk) -> Parts:
         """What the loop works with. A run that was distilling when it stopped trains no more."""
         host = self._serve(desk)
         settings = self.config.sampling
@@ -322,11 +270,7 @@ class ArmBase(Teleprompter):
         recorded = None if asked.reflection is None else self._record(asked.reflection, desk)
         fast = None if recorded is None else self._fast(recorded, runner, desk.resumed)
         ledgers = Ledgers(desk.run_dir, desk.tracker, desk.checkpoints, recorded, asked.identity)
-        validation = None
-        if asked.val and self.config.eval.every is not None:
-            judge, sampling = self._judge(asked, desk, host)
-            first = asked.val[: self.config.eval.problems]
-            validation = Validation(judge, first, self.config.eval.samples, sampling)
+        validation = self._validation(asked, desk, host)
         return Parts(
             self.config,
             host,
@@ -339,7 +283,7 @@ class ArmBase(Teleprompter):
             validation,
         )
 
-    def _serve(self, desk: _Desk) -> PolicyHost:
+    def _serve(self, desk: Desk) -> PolicyHost:
         host = self._host
         if host is None:
             host, why = choose_host(self.config, self.policy, desk.run_dir.path / "serve")
@@ -354,7 +298,7 @@ class ArmBase(Teleprompter):
     def _runner(
         self,
         asked: _Asked,
-        desk: _Desk,
+        desk: Desk,
         host: PolicyHost,
         metric: Metric,
         failures: FailureScores,
@@ -373,14 +317,23 @@ class ArmBase(Teleprompter):
         desk.stack.callback(runner.close)
         return runner
 
-    def _judge(self, asked: _Asked, desk: _Desk, host: PolicyHost) -> tuple[Runner, Sampling]:
+    def _judge(self, asked: _Asked, desk: Desk, host: PolicyHost) -> tuple[Runner, Sampling]:
         """What held-out problems are asked with: a failure earns no credit for parts."""
         whole = FailureScores(least_score(self.config))
         judge = self._runner(asked, desk, host, self.eval_metric, whole)
         temperature = self.config.eval.temperature
         return judge, Sampling(temperature, max_tokens=self.config.sampling.max_tokens)
 
-    def _slow(self, desk: _Desk) -> Trainer:
+    def _validation(self, asked: _Asked, desk: Desk, host: PolicyHost) -> Validation | None:
+        """What is asked before the end, if anything is."""
+        settings = self.config.eval
+        if not asked.val or settings.every is None:
+            return None
+        judge, sampling = self._judge(asked, desk, host)
+        first = asked.val[: settings.problems]
+        return Validation(judge, first, settings.samples, sampling, settings.every)
+
+    def _slow(self, desk: Desk) -> Trainer:
         from optimizers.slow_grpo import GrpoSlow  # trl takes seconds to import
 
         if desk.resumed is None:
@@ -390,7 +343,7 @@ class ArmBase(Teleprompter):
         desk.stack.callback(slow.close)
         return slow
 
-    def _record(self, reflection: Callable[[str], str], desk: _Desk) -> RecordedReflection:
+    def _record(self, reflection: Callable[[str], str], desk: Desk) -> RecordedReflection:
         mark = 0 if desk.resumed is None else desk.resumed.state.marks.reflections
         log = desk.run_dir.reflections_log
         given = [self.config.fast.reflection_args, getattr(self._reflection_lm, "kwargs", {})]
@@ -425,7 +378,7 @@ class ArmBase(Teleprompter):
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _distill(self, asked: _Asked, desk: _Desk, loop: Loop, parts: Parts) -> Distiller:
+    def _distill(self, asked: _Asked, desk: Desk, loop: Loop, parts: Parts) -> Distiller:
         """The finishing stage, or what is left of it; returns what holds the distilled weights."""
         from optimizers.distill import Distiller  # trl takes seconds to import
 
@@ -448,7 +401,7 @@ class ArmBase(Teleprompter):
         return distiller
 
     def _evaluate(
-        self, asked: _Asked, desk: _Desk, loop: Loop, host: PolicyHost
+        self, asked: _Asked, desk: Desk, loop: Loop, host: PolicyHost
     ) -> Evaluation | None:
         """The 2×2, if there are held-out problems."""
         if not asked.val:
@@ -467,7 +420,7 @@ class ArmBase(Teleprompter):
         write_json(desk.run_dir.path / "problems.json", final_scores(evaluation))
         return evaluation
 
-    def _result(self, asked: _Asked, desk: _Desk, loop: Loop) -> RunResult:
+    def _result(self, asked: _Asked, desk: Desk, loop: Loop) -> RunResult:
         return RunResult(
             arm=self.arm,
             seed=self.config.seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from fst_agents.errors import ServingError
 from fst_agents.rollouts import Runner
@@ -40,25 +41,15 @@ class Evaluation:
 
 
 class Evaluator:
-    """Runs cells on one host, switching its weights as asked.
-
-    Args:
-        label: what the rollouts are for (:meth:`fst_agents.rollouts.Runner.collect`).
-    """
+    """Runs cells on one host, switching its weights as asked."""
 
     def __init__(
-        self,
-        runner: Runner,
-        problems: Sequence[Problem],
-        samples: int,
-        sampling: Sampling,
-        label: str = "evaluation",
+        self, runner: Runner, problems: Sequence[Problem], samples: int, sampling: Sampling
     ) -> None:
         self._runner = runner
         self._problems = problems
         self._samples = samples
         self._sampling = sampling
-        self._label = label
         self.rollouts = 0
 
     def cell(self, candidate: Candidate) -> tuple[Score, list[Rollout]]:
@@ -79,7 +70,7 @@ class Evaluator:
 
     def _collect(self, jobs: list[tuple[Problem, Candidate]]) -> list[Rollout]:
         self.rollouts += len(jobs)
-        return self._runner.collect(jobs, self._sampling, label=self._label)
+        return self._runner.collect(jobs, self._sampling, label="evaluation")
 
 
 def evaluate_run(
@@ -128,6 +119,11 @@ class Validation:
     problems: Sequence[Problem]
     samples: int
     sampling: Sampling
+    every: int
+
+    def due(self, cycle: int) -> bool:
+        """Whether it is asked at the ends of this cycle's phases."""
+        return (cycle + 1) % self.every == 0
 
     def __call__(self, candidate: Candidate, when: str) -> dict[str, float]:
         """Mean@n of a candidate under the weights now served.
@@ -135,11 +131,9 @@ class Validation:
         Args:
             when: tells one validation of a run from the others.
         """
-        each = Evaluator(
-            self.runner, self.problems, self.samples, self.sampling, f"validation-{when}"
-        )
-        score, _ = each.cell(candidate)
-        return {"eval/score": score.mean, "eval/rollouts": float(each.rollouts)}
+        jobs = [(problem, candidate) for problem in self.problems for _ in range(self.samples)]
+        rollouts = self.runner.collect(jobs, self.sampling, label=f"validation-{when}")
+        return {"eval/score": fmean(by_problem(rollouts)), "eval/rollouts": float(len(rollouts))}
 
 
 def kl_of(slow: SlowOptimizer, rollouts: Sequence[Rollout]) -> float | None:

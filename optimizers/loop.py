@@ -8,16 +8,14 @@ step the run is saved, so that it can be gone on with after any stop (docs/relia
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fst_agents.bridge import Batch, to_samples
 from fst_agents.config import RunConfig
-from fst_agents.errors import ServingError, TrainerError
+from fst_agents.errors import ServingError
 from fst_agents.ledger import LedgerEvaluate, RolloutLedger
 from fst_agents.population import rescored
 from fst_agents.rollouts import Runner
@@ -25,7 +23,6 @@ from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
 from fst_agents.types import (
     Candidate,
-    Completion,
     Policy,
     Population,
     Problem,
@@ -40,16 +37,10 @@ from fst_agents.types import (
 from optimizers.books import Books, Ledgers, Trainer
 from optimizers.evaluation import Validation, kl_of
 from optimizers.fast_rollouts import FastRollouts, refuse_useless, tokens, write_down
+from optimizers.parity import LOGP_GAP, logp_gap, refuse_foreign
 from optimizers.plan import FastPhase, Phase, SlowPhase
-from optimizers.protocols import FastOptimizer, SlowOptimizer
+from optimizers.protocols import FastOptimizer
 from optimizers.schedule import Decision, Schedule
-
-LOGP_GAP = {"float32": 1e-3, "bfloat16": 0.25}
-"""Largest |Δ log p| between host and trainer that is still the same policy, by precision.
-
-Seen: 2e-6 in float32; 0.014 in bfloat16. A stale or wrongly loaded weight shows as 0.5 and more.
-"""
-
 
 TIME_IS_UP = "budget.seconds"
 """Why a run stopped that may go on once it is given more time."""
@@ -246,12 +237,12 @@ class Loop:
 
     def _validate(self, phase: Phase) -> None:
         """Ask held-out problems of what would ship if the run ended here, if it is time to."""
-        every = self._parts.config.eval.every
-        if self._parts.validation is None or every is None or (phase.cycle + 1) % every:
+        validation = self._parts.validation
+        if validation is None or not validation.due(phase.cycle):
             return
         fast = isinstance(phase, FastPhase)
         champion = (self.population if fast else self._rescored()).best
-        metrics = self._parts.validation(champion, f"{'fast' if fast else 'slow'}-{phase.cycle}")
+        metrics = validation(champion, f"{'fast' if fast else 'slow'}-{phase.cycle}")
         self.books.enter("eval", self.step, StepReport(self.step, metrics))
         self._parts.observer.note(
             f"cycle {phase.cycle + 1}: {metrics['eval/score']:.2f} on held-out problems"
@@ -310,7 +301,7 @@ class Loop:
         assert slow is not None
         metrics = batch.report.metrics() | self._drift(groups)
         report = slow.update(batch.samples)
-        _refuse_foreign(report, self._parts.config.policy.dtype)
+        refuse_foreign(report, self._parts.config.policy.dtype)
         self.step += 1
         if batch.samples:
             self.books.pay(Spend(gradient_steps=1))
@@ -376,44 +367,3 @@ class Loop:
     def _out_of_time(self) -> bool:
         limit = self._parts.config.budget.seconds
         return limit is not None and self.books.seconds > limit
-
-
-def _refuse_foreign(report: StepReport, dtype: str) -> None:
-    """Refuse a step on samples that the policy has not drawn as they say.
-
-    The trainer scores them in any case, so this costs nothing; raised before the new weights are
-    served or saved, it leaves no trace of the step but in the trainer that ends with the run.
-    """
-    gap, limit = report.metrics.get("slow/logp_gap", 0.0), LOGP_GAP[dtype]
-    if not gap <= limit:
-        raise TrainerError(
-            f"a sample is not what this policy draws: mean |Δ log p| between sampler and trainer "
-            f"is {gap:.2g}, at most {limit:g} is rounding ({dtype}); its tokens or their "
-            "log-probabilities were changed on the way. The step is not kept"
-        )
-
-
-def logp_gap(
-    host: PolicyHost,
-    slow: SlowOptimizer,
-    prompt_ids: Sequence[int],
-    sampling: Sampling,
-    retries: int = 0,
-) -> float:
-    """max |Δ log p| between host and trainer over one freshly sampled completion.
-
-    A request that fails is sent again ``retries`` times, as a rollout's would be.
-    """
-    sampled = _sample(host, prompt_ids, sampling, retries)
-    [own] = slow.logprobs([prompt_ids], [sampled.token_ids], temperature=sampling.temperature)
-    gaps = [abs(a - b) for a, b in zip(own, sampled.logprobs, strict=True)]
-    return max(gaps) if all(map(math.isfinite, gaps)) else math.inf
-
-
-def _sample(
-    host: PolicyHost, prompt_ids: Sequence[int], sampling: Sampling, retries: int
-) -> Completion:
-    for _ in range(retries):
-        with suppress(ServingError):
-            return host.submit(prompt_ids, sampling).result()
-    return host.submit(prompt_ids, sampling).result()

@@ -26,7 +26,6 @@ LEARNS = 0.05
 SHARES = (0.25, 0.5, 0.75, 0.9, 0.95)
 """Shares of RL's peak that are reported beside the peak itself."""
 
-
 CURVE = (
     "The learning curve is the paper's: at the end of every phase, what would ship then (the "
     "champion of fst, the seed instruction of rl) answers held-out problems, mean@n, under the "
@@ -193,7 +192,7 @@ SAMPLE_EFFICIENCY = Study(
 # -- F2 ---------------------------------------------------------------------------------------
 
 
-def _asymptote(scope: Scope, record: Record | None) -> Sigmoid | None:
+def _asymptote(record: Record | None) -> Sigmoid | None:
     curve = curve_of(record)
     if curve is None or len(curve) < 4:
         return None
@@ -206,7 +205,7 @@ def _marked(fitted: Sigmoid) -> str:
 
 def _ceiling(scope: Scope, found: Lookup) -> Answer:
     fits = {
-        (arm, *unit): _asymptote(scope, found(scope.cell(arm, *unit)))
+        (arm, *unit): _asymptote(found(scope.cell(arm, *unit)))
         for unit in scope.units
         for arm in ("fst", "rl")
     }
@@ -288,17 +287,17 @@ UNWATCHED: Changes = {"eval": {"every": None}}
 """For cells whose learning curve nobody asks for."""
 
 
-def _silent(scope: Scope, arm: Arm, target: Target, seed: int) -> Cell:
+def _exact_cell(scope: Scope, arm: Arm, target: Target, seed: int) -> Cell:
     return scope.cell(arm, target, seed, changes={**NO_PARTIAL, **UNWATCHED})
 
 
 def _exact_pair(scope: Scope) -> list[Cell]:
-    return [_silent(scope, arm, *unit) for unit in scope.units for arm in ("fst", "rl")]
+    return [_exact_cell(scope, arm, *unit) for unit in scope.units for arm in ("fst", "rl")]
 
 
 def _signal(scope: Scope, found: Lookup, arm: Arm, target: Target, seed: int) -> float | None:
     """Rollouts to the first signal; infinite where there is none; ``None`` of a failed run."""
-    curve = training_of(scope, found(_silent(scope, arm, target, seed)))
+    curve = training_of(scope, found(_exact_cell(scope, arm, target, seed)))
     if curve is None:
         return None
     there = reaching(curve, LEARNS)

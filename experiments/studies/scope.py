@@ -32,6 +32,7 @@ STAGE_CYCLES = 6
 SETTLED = {
     "arm": "a study runs the arms that it needs",
     "run_dir": "every run has a folder of its own in --out",
+    "eval.every": "the learning curve has a point at the end of every phase",
     "task.target": "the rules are those of experiments/targets.toml; --targets takes fewer",
 }
 """Keys that no study leaves to its caller, and why."""

@@ -33,7 +33,7 @@ from fst_agents.errors import (
 )
 from fst_agents.rollouts import Limits
 from fst_agents.types import Completion, Outcome, Sampling, StepReport, TrainingSample
-from optimizers.loop import LOGP_GAP
+from optimizers.parity import LOGP_GAP
 
 
 class Program(Ask):

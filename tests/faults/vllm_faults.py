@@ -23,7 +23,7 @@ from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_settings import ServerSettings
 from fst_agents.types import Completion, Outcome, Policy, Sampling
 from optimizers.arms import Grpo
-from optimizers.loop import LOGP_GAP
+from optimizers.parity import LOGP_GAP
 from programs import micro
 
 SERVER = (pytest.mark.faults, pytest.mark.vllm)

@@ -272,10 +272,16 @@ def test_differences_of_zero_prove_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["arm='rl'", "run_dir='x'", 'task.target=["reverse","double"]', "task={target=[]}"]
+    "key",
+    [
+        *("arm='rl'", "run_dir='x'", "eval.every=20"),
+        *('task.target=["reverse","double"]', "task={target=[]}"),
+    ],
 )
 def test_what_studies_set_themselves_is_refused(key: str) -> None:
-    with pytest.raises(ConfigError, match=r"--set (arm|run_dir|task\.target): .*; leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"--set (arm|run_dir|eval\.every|task\.target): .*; leave it out"
+    ):
         make_scope([key])
     with pytest.raises(ConfigError, match=r"slow\.learning_rate: it is what the study varies"):
         make_scope(["slow={learning_rate=1e-4}"], varied={"slow.learning_rate"})
