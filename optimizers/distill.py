@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from fst_agents.config import RunConfig
 from fst_agents.errors import TrainerError
 from fst_agents.types import Policy, StepReport
+from optimizers import shared_prefix
 from optimizers.books import copy_weights, weights_of
 from optimizers.distill_pairs import Pair
 from optimizers.distill_stage import TEACHER
@@ -168,10 +169,12 @@ class Distiller(GrpoSlow):
         sequences = [[*q, *p.completion_ids] for q, p in zip(prompts, pairs, strict=True)]
         ids = pad(sequences, torch.long).to(self._model.device)
         mask = pad([[1] * len(s) for s in sequences], torch.long).to(self._model.device)
+        limit = min(map(len, prompts)) - 1
         with self._trainer.accelerator.autocast():
-            logits = model(input_ids=ids, attention_mask=mask).logits.float()
+            first, output = shared_prefix.forward(model, ids, mask, limit)
+        logits = output.logits.float()
         rows = [
-            logits[i, len(q) - 1 : len(s) - 1]
+            logits[i, len(q) - 1 - first : len(s) - 1 - first]
             for i, (q, s) in enumerate(zip(prompts, sequences, strict=True))
         ]
         return torch.cat(rows) / self._config.sampling.temperature

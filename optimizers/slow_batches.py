@@ -43,6 +43,18 @@ def _sum(same: Sequence[TrainingSample]) -> TrainingSample:
     return replace(same[0], weight=weight, advantage=advantage)
 
 
+def whole_lengths(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[int]:
+    """Lengths of (prompt, completion) by which :func:`micro_batches` does not part one prompt's.
+
+    A prompt is computed once per micro-batch (:mod:`optimizers.shared_prefix`), so that each of its
+    sequences counts as the longest of them.
+    """
+    longest: dict[tuple[int, ...], int] = {}
+    for prompt, completion in sequences:
+        longest[tuple(prompt)] = max(len(completion), longest.get(tuple(prompt), 0))
+    return [len(prompt) + longest[tuple(prompt)] for prompt, _ in sequences]
+
+
 def micro_batches(lengths: Sequence[int], padded_tokens: int) -> list[list[int]]:
     """Cut rows, longest first, so that rows × longest row stays within ``padded_tokens``.
 

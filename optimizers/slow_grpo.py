@@ -27,7 +27,8 @@ from fst_agents.errors import ConfigError, StalePolicyError, TrainerError
 from fst_agents.json_files import read_json, write_json
 from fst_agents.serving.weights import damaged
 from fst_agents.types import Policy, StepReport, TrainingSample
-from optimizers.slow_batches import micro_batches, pad
+from optimizers import shared_prefix
+from optimizers.slow_batches import micro_batches, pad, whole_lengths
 from optimizers.slow_thread import Desk, TrainerThread
 from optimizers.trl_bridge import SampleTrainer, add_lora, base_weights, save_adapter
 
@@ -184,11 +185,12 @@ class GrpoSlow:
             TrainerError: a prompt is empty, or a sequence exceeds the context.
         """
         out: list[list[float]] = [[] for _ in prompts]
-        for rows, ids, mask in self._scoring_batches(prompts, completions):
-            logits = self._logits(ids, mask, base) / temperature
+        for rows, ids, mask, limit in self._scoring_batches(prompts, completions):
+            first, logits = self._logits(ids, mask, limit, base)
             for row, i in enumerate(rows):
                 start, end = len(prompts[i]), len(prompts[i]) + len(completions[i])
-                logps = logits[row, start - 1 : end - 1].log_softmax(-1)
+                at = slice(start - 1 - first, end - 1 - first)
+                logps = (logits[row, at] / temperature).log_softmax(-1)
                 out[i] = logps.gather(-1, ids[row, start:end, None]).squeeze(-1).tolist()
         return out
 
@@ -204,12 +206,13 @@ class GrpoSlow:
         if not tokens:
             raise TrainerError("the KL to the base needs at least one completion token; got none")
         total = 0.0
-        for rows, ids, mask in self._scoring_batches(prompts, completions):
-            ours = self._logits(ids, mask, base=False).log_softmax(-1)
-            theirs = self._logits(ids, mask, base=True).log_softmax(-1)
+        for rows, ids, mask, limit in self._scoring_batches(prompts, completions):
+            first, ours = self._logits(ids, mask, limit, base=False)
+            _, theirs = self._logits(ids, mask, limit, base=True)
             for row, i in enumerate(rows):
-                at = slice(len(prompts[i]) - 1, len(prompts[i]) + len(completions[i]) - 1)
-                p, q = ours[row, at], theirs[row, at]
+                start = len(prompts[i]) - 1 - first
+                at = slice(start, start + len(completions[i]))
+                p, q = ours[row, at].log_softmax(-1), theirs[row, at].log_softmax(-1)
                 total += (p.exp() * (p - q)).sum(dtype=torch.float64).item()
         return total / tokens
 
@@ -266,21 +269,23 @@ class GrpoSlow:
 
     def _scoring_batches(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """(row numbers, ids (B, L), attention mask (B, L)), right-padded."""
+    ) -> Iterator[tuple[list[int], Tensor, Tensor, int]]:
+        """(row numbers, ids (B, L), attention mask (B, L), the first column anyone asks for)."""
         sequences = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
         for prompt, completion in zip(prompts, completions, strict=True):
             self._check_sequence(prompt, completion)
         vocabulary = self._saved_configs[0].get_text_config().vocab_size
         budget = min(self._config.slow.tokens_per_micro_batch, max(1, LOGITS // vocabulary))
         device = self._model.device
-        for rows in micro_batches([len(s) for s in sequences], budget):
+        lengths = whole_lengths([*zip(prompts, completions, strict=True)])
+        for rows in micro_batches(lengths, budget):
             ids = pad([sequences[i] for i in rows], torch.long).to(device)
             mask = pad([[1] * len(sequences[i]) for i in rows], torch.long).to(device)
-            yield rows, ids, mask
+            yield rows, ids, mask, min(len(prompts[i]) for i in rows) - 1
 
-    def _logits(self, ids: Tensor, mask: Tensor, base: bool) -> Tensor:
-        """(B, L, V) in float32; leaves gradients and the training flag as they were."""
+    def _logits(self, ids: Tensor, mask: Tensor, limit: int, base: bool) -> tuple[int, Tensor]:
+        """The first column, ``limit`` or before, and the logits from there on (B, L - first, V) in
+        float32; leaves gradients and the training flag as they were."""
         if base and not self._lora and self._base is None:
             self._base = self._load_base().to(self._model.device)
         model: Any = self._base if base and not self._lora else self._model
@@ -294,7 +299,8 @@ class GrpoSlow:
                 adapter,
                 self._trainer.accelerator.autocast(),
             ):
-                return model(input_ids=ids, attention_mask=mask).logits.float()
+                first, output = shared_prefix.forward(model, ids, mask, limit)
+                return first, output.logits.float()
         finally:
             model.train(training)
 

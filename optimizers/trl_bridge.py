@@ -36,7 +36,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallba
 
 from fst_agents.config import RunConfig
 from fst_agents.errors import TrainerError
-from optimizers.slow_batches import collate, distinct, micro_batches
+from optimizers import shared_prefix
+from optimizers.slow_batches import collate, distinct, micro_batches, whole_lengths
 from optimizers.slow_thread import Desk
 
 with warnings.catch_warnings():
@@ -194,7 +195,7 @@ class SampleTrainer(GRPOTrainer):
         model.train()
         device = self.accelerator.device
         unlike = distinct(samples)
-        lengths = [len(s.prompt_ids) + len(s.completion_ids_T) for s, _ in unlike]
+        lengths = whole_lengths([(s.prompt_ids, s.completion_ids_T) for s, _ in unlike])
         batches = [
             {key: value.to(device) for key, value in collate([unlike[i] for i in rows]).items()}
             for rows in micro_batches(lengths, self.padded_tokens)
@@ -219,12 +220,19 @@ class SampleTrainer(GRPOTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """TRL's loss of one micro-batch, its per-token values noted on the way."""
+        """TRL's loss of one micro-batch, its per-token values noted on the way.
+
+        TRL reads the last columns of what it takes for the model's output.
+        """
         outputs: list[Any] = []
 
-        def observed(**kwargs: Any) -> Any:
-            outputs.append(model(**kwargs))
-            return outputs[-1]
+        def observed(input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **head: Any) -> Any:
+            limit = inputs["prompt_ids"].shape[1] - 1
+            _, output = shared_prefix.forward(
+                model, input_ids, attention_mask, limit, labels_BL=labels, **head
+            )
+            outputs.append(output)
+            return output
 
         loss = super().compute_loss(observed, inputs, return_outputs, num_items_in_batch)
         self.tallies.append(_tally(outputs[0], inputs, self.epsilon_high))
@@ -305,8 +313,9 @@ class SampleTrainer(GRPOTrainer):
                 labels = ids.masked_fill(mask == 0, -100)
                 width = batch["completion_ids"].shape[1]
                 labels[:, :-width] = -100
-                scored = scorer(
-                    input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True
+                limit = batch["prompt_ids"].shape[1] - 1
+                _, scored = shared_prefix.forward(
+                    scorer, ids, mask, limit, labels_BL=labels, fused_lm_head=True
                 )
                 batch["ref_per_token_logps"] = scored.log_probs[:, -width:]
 
