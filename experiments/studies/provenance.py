@@ -28,7 +28,7 @@ def run_facts(command: str, started: float, records: Mapping[str, Record]) -> di
     memory = psutil.virtual_memory().total / 2**30
     done = [record for record in records.values() if record.ok]
     hours = sum(float(record.result["seconds_total"]) for record in done) / 3600
-    made_at = sorted({record.commit for record in done if record.commit is not None})
+    made_at = sorted({name for record in done for name in (record.commit or "").split(", ")} - {""})
     return {
         "command": f"`{command}`",
         "machine": f"{platform.machine()}, {cores} cores, {memory:.0f} GB, {platform.system()}",
