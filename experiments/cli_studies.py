@@ -68,7 +68,7 @@ def study(
         ),
     ],
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two targets, one seed, three quarters of the budget.")
+        bool, typer.Option("--quick", help="Two targets, one seed, two thirds of the budget.")
     ] = False,
     targets: Annotated[
         int | None, typer.Option(help="The first so many of the fixed targets.")

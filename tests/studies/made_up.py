@@ -43,7 +43,7 @@ class Arm:
 
 ARMS: Mapping[str, Arm] = {
     "fst": Arm(top=0.9, cycles=2, kl=0.1),
-    "rl": Arm(top=0.6, cycles=9, kl=2.0, lost=0.2),
+    "rl": Arm(top=0.6, cycles=8, kl=2.0, lost=0.2),
     "gepa": Arm(top=0.4, cycles=2, kl=0.0),
     "sequential": Arm(top=0.8, cycles=4),
     "distill": Arm(top=0.5, cycles=3, kl=1.0, lost=0.5),

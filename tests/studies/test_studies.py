@@ -112,8 +112,8 @@ def test_every_study_says_what_was_asked_of_it(scope: Scope, tmp_path: Path) -> 
 
 
 EXPECTED = {
-    # RL is at 0.6 after nine cycles, FST at 0.9 after two.
-    "sample-efficiency": (4.5, "holds"),
+    # RL is at 0.6 after eight cycles, FST at 0.9 after two.
+    "sample-efficiency": (4.0, "holds"),
     "forgetting": (0.0, "holds"),
     "channels": (0.5, "holds"),
     "prompts-alone": (0.5, "holds"),
@@ -133,15 +133,15 @@ def test_made_up_arms_give_the_figure_that_was_made_up(
 
 
 def test_the_way_to_a_share_of_rls_peak_is_told_too(wide: Scope, tmp_path: Path) -> None:
-    """RL is at k/9 of 0.6 after k cycles: at a quarter of 0.6 after three, where FST, at 0.45, is
-    after one; at 90 % of it after nine, where FST is after two."""
+    """RL is at k/8 of 0.6 after k cycles: at a quarter of 0.6 after two, where FST, at 0.45, is
+    after one; at 90 % of it after eight, where FST is after two."""
     told = run("sample-efficiency", wide, tmp_path / "out")
     to_share = told["more"]["to_share"]
     assert list(to_share) == ["25%", "50%", "75%", "90%", "95%"]
-    assert to_share["25%"] == pytest.approx(3.0)
-    assert to_share["90%"] == pytest.approx(4.5)
-    # FST: nothing for a cycle, 0.45 in the next, 0.9 for seven. RL: k/9 of 0.6 after k cycles.
-    assert told["more"]["area"] == pytest.approx((0.45 + 7 * 0.9) / 9 - 0.6 * 36 / 81)
+    assert to_share["25%"] == pytest.approx(2.0)
+    assert to_share["90%"] == pytest.approx(4.0)
+    # FST: nothing for a cycle, 0.45 in the next, 0.9 for six. RL: k/8 of 0.6 after k cycles.
+    assert told["more"]["area"] == pytest.approx((0.45 + 6 * 0.9) / 8 - 0.6 * 28 / 64)
     page = (tmp_path / "out/sample-efficiency/README.md").read_text("utf-8")
     assert "to 90% of it" in page
     assert "points with FST" in page
@@ -189,7 +189,7 @@ def test_where_rl_never_learns_there_is_no_figure_and_it_is_said(
     assert told["verdict"] == "cannot be told"
     assert told["more"]["rl_never_leaves_zero"] == 1.0
     sooner = run("zero-reward", scope, tmp_path / "out", made)
-    assert sooner["ours"]["estimate"] > 3  # the budget of nine cycles over FST's two and less
+    assert sooner["ours"]["estimate"] > 3  # the budget of eight cycles over FST's two and less
     assert sooner["more"] == {"rl_silent": 1.0, "fst_silent": 0.0}
 
 
@@ -206,7 +206,7 @@ def test_a_chain_of_rules_is_judged_by_its_worst_stage(scope: Scope, tmp_path: P
     arms = {cell["arm"] for cell in told["cells"]}
     assert arms == {"fst", "rl"}
     assert told["ours"]["estimate"] == pytest.approx(1.0, abs=0.02)
-    assert told["more"]["rl"] == pytest.approx(0.6 * 6 / 9 / 0.9, abs=0.02)
+    assert told["more"]["rl"] == pytest.approx(0.6 * 6 / 8 / 0.9, abs=0.02)
 
 
 def test_an_unknown_study_names_the_known_ones() -> None:
