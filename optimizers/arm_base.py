@@ -29,11 +29,11 @@ from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
 from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Skill
 from optimizers.books import Ledgers, Trainer
-from optimizers.desk import Desk, open_desk
 from optimizers.distill_pairs import DictatingHost
 from optimizers.distill_stage import Stage, teacher_of
 from optimizers.evaluation import Evaluation, Evaluator, Validation, evaluate_run, kl_of
 from optimizers.loop import Loop, Observer, Parts, Silence
+from optimizers.open_run import OpenRun, open_run
 from optimizers.outcome import Outcome2x2, close_books, final_scores, ship
 from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan, shipped_cell, trains
 from optimizers.protocols import FastOptimizer
@@ -157,7 +157,7 @@ class ArmBase(Teleprompter):
         started = time.monotonic()
         asked = self._ask(student, trainset, () if valset is None else valset)
         with ExitStack() as stack:
-            desk = open_desk(
+            opened = open_run(
                 self.config,
                 stack,
                 phases=asked.phases,
@@ -165,22 +165,22 @@ class ArmBase(Teleprompter):
                 policy=self.policy,
                 resume=self._resume,
             )
-            if desk.resumed is not None:
-                started -= desk.resumed.state.spend.seconds
-            parts = self._parts(asked, desk)
+            if opened.resumed is not None:
+                started -= opened.resumed.state.spend.seconds
+            parts = self._parts(asked, opened)
             loop = Loop(parts, asked.seed)
-            if desk.resumed is not None:
-                self._take_up(loop, asked, desk.run_dir, desk.resumed)
+            if opened.resumed is not None:
+                self._take_up(loop, asked, opened.run_dir, opened.resumed)
             loop.run(asked.phases)
             trainer, shipped = parts.slow, loop.population.best
             if distill_steps(self.config):
-                trainer, shipped = self._distill(asked, desk, loop, parts), asked.seed
-            tuned = ship(student, shipped, loop.policy, desk.run_dir.result_folder, asked.fixed)
-            evaluation = self._evaluate(asked, desk, loop, parts.host)
+                trainer, shipped = self._distill(asked, opened, loop, parts), asked.seed
+            tuned = ship(student, shipped, loop.policy, opened.run_dir.result_folder, asked.fixed)
+            evaluation = self._evaluate(asked, opened, loop, parts.host)
             kl = None
             if trainer is not None and evaluation is not None:
                 kl = kl_of(trainer, evaluation.sequences)
-            result = self._result(asked, desk, loop)
+            result = self._result(asked, opened, loop)
             summary = summarize(
                 self.config,
                 result,
@@ -191,8 +191,8 @@ class ArmBase(Teleprompter):
                 loop.books.predictors,
                 shipped,
             )
-            summary["mlflow"] = desk.tracker.url_hint
-            close_books(summary, desk.run_dir, desk.tracker, self._report, self._observer.note)
+            summary["mlflow"] = opened.tracker.url_hint
+            close_books(summary, opened.run_dir, opened.tracker, self._report, self._observer.note)
         tuned.fst = Outcome2x2(result, evaluation, summary)
         return tuned
 
@@ -258,19 +258,21 @@ class ArmBase(Teleprompter):
 
     # -- the parts ----------------------------------------------------------------------------
 
-    def _parts(self, asked: _Asked, desk: Desk) -> Parts:
+    def _parts(self, asked: _Asked, opened: OpenRun) -> Parts:
         """What the loop works with. A run that was distilling when it stopped trains no more."""
-        host = self._serve(desk)
+        host = self._serve(opened)
         settings = self.config.sampling
         failures = FailureScores(settings.failure_score, settings.partial_credit)
-        runner = self._runner(asked, desk, host, self.metric, failures)
+        runner = self._runner(asked, opened, host, self.metric, failures)
         learns = any(isinstance(phase, SlowPhase) for phase in asked.phases)
-        distills = desk.resumed is not None and desk.resumed.state.distilled > 0
-        slow = self._slow(desk) if learns and not distills else None
-        recorded = None if asked.reflection is None else self._record(asked.reflection, desk)
-        fast = None if recorded is None else self._fast(recorded, runner, desk.resumed)
-        ledgers = Ledgers(desk.run_dir, desk.tracker, desk.checkpoints, recorded, asked.identity)
-        validation = self._validation(asked, desk, host)
+        distills = opened.resumed is not None and opened.resumed.state.distilled > 0
+        slow = self._slow(opened) if learns and not distills else None
+        recorded = None if asked.reflection is None else self._record(asked.reflection, opened)
+        fast = None if recorded is None else self._fast(recorded, runner, opened.resumed)
+        ledgers = Ledgers(
+            opened.run_dir, opened.tracker, opened.checkpoints, recorded, asked.identity
+        )
+        validation = self._validation(asked, opened, host)
         return Parts(
             self.config,
             host,
@@ -283,14 +285,14 @@ class ArmBase(Teleprompter):
             validation,
         )
 
-    def _serve(self, desk: Desk) -> PolicyHost:
+    def _serve(self, opened: OpenRun) -> PolicyHost:
         host = self._host
         if host is None:
-            host, why = choose_host(self.config, self.policy, desk.run_dir.path / "serve")
-            desk.stack.callback(host.close)
+            host, why = choose_host(self.config, self.policy, opened.run_dir.path / "serve")
+            opened.stack.callback(host.close)
             self._observer.note(f"serving: {why}")
-            desk.tracker.set_tags({"host": why})
-        wanted = self.policy if desk.resumed is None else desk.resumed.policy
+            opened.tracker.set_tags({"host": why})
+        wanted = self.policy if opened.resumed is None else opened.resumed.policy
         if host.policy != wanted:  # a given host may serve the weights of an earlier run
             host.update(wanted)
         return host
@@ -298,7 +300,7 @@ class ArmBase(Teleprompter):
     def _runner(
         self,
         asked: _Asked,
-        desk: Desk,
+        opened: OpenRun,
         host: PolicyHost,
         metric: Metric,
         failures: FailureScores,
@@ -314,38 +316,38 @@ class ArmBase(Teleprompter):
             failures=failures,
             score_range=self.config.task.score_range,
         )
-        desk.stack.callback(runner.close)
+        opened.stack.callback(runner.close)
         return runner
 
-    def _judge(self, asked: _Asked, desk: Desk, host: PolicyHost) -> tuple[Runner, Sampling]:
+    def _judge(self, asked: _Asked, opened: OpenRun, host: PolicyHost) -> tuple[Runner, Sampling]:
         """What held-out problems are asked with: a failure earns no credit for parts."""
         whole = FailureScores(least_score(self.config))
-        judge = self._runner(asked, desk, host, self.eval_metric, whole)
+        judge = self._runner(asked, opened, host, self.eval_metric, whole)
         temperature = self.config.eval.temperature
         return judge, Sampling(temperature, max_tokens=self.config.sampling.max_tokens)
 
-    def _validation(self, asked: _Asked, desk: Desk, host: PolicyHost) -> Validation | None:
+    def _validation(self, asked: _Asked, opened: OpenRun, host: PolicyHost) -> Validation | None:
         """What is asked before the end, if anything is."""
         settings = self.config.eval
         if not asked.val or settings.every is None:
             return None
-        judge, sampling = self._judge(asked, desk, host)
+        judge, sampling = self._judge(asked, opened, host)
         first = asked.val[: settings.problems]
         return Validation(judge, first, settings.samples, sampling, settings.every)
 
-    def _slow(self, desk: Desk) -> Trainer:
+    def _slow(self, opened: OpenRun) -> Trainer:
         from optimizers.slow_grpo import GrpoSlow  # trl takes seconds to import
 
-        if desk.resumed is None:
+        if opened.resumed is None:
             slow = GrpoSlow(self.policy, self.config)
         else:
-            slow = GrpoSlow(desk.resumed.policy, self.config, resume=desk.resumed.trainer)
-        desk.stack.callback(slow.close)
+            slow = GrpoSlow(opened.resumed.policy, self.config, resume=opened.resumed.trainer)
+        opened.stack.callback(slow.close)
         return slow
 
-    def _record(self, reflection: Callable[[str], str], desk: Desk) -> RecordedReflection:
-        mark = 0 if desk.resumed is None else desk.resumed.state.marks.reflections
-        log = desk.run_dir.reflections_log
+    def _record(self, reflection: Callable[[str], str], opened: OpenRun) -> RecordedReflection:
+        mark = 0 if opened.resumed is None else opened.resumed.state.marks.reflections
+        log = opened.run_dir.reflections_log
         given = [self.config.fast.reflection_args, getattr(self._reflection_lm, "kwargs", {})]
         secrets = secrets_of({"": [*given, dict(os.environ)]})
         return RecordedReflection(
@@ -378,35 +380,35 @@ class ArmBase(Teleprompter):
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _distill(self, asked: _Asked, desk: Desk, loop: Loop, parts: Parts) -> Distiller:
+    def _distill(self, asked: _Asked, opened: OpenRun, loop: Loop, parts: Parts) -> Distiller:
         """The finishing stage, or what is left of it; returns what holds the distilled weights."""
         from optimizers.distill import Distiller  # trl takes seconds to import
 
-        resumed = desk.resumed
+        resumed = opened.resumed
         begun = resumed.trainer if resumed is not None and resumed.state.distilled else None
         dictating = DictatingHost(parts.host)
-        teacher = teacher_of(loop.policy, self.policy, desk.run_dir, begun, desk.stack)
+        teacher = teacher_of(loop.policy, self.policy, opened.run_dir, begun, opened.stack)
         distiller = Distiller(loop.policy, self.config, teacher, begun)
-        desk.stack.callback(distiller.close)
+        opened.stack.callback(distiller.close)
         Stage(
             self.config,
             parts.runner,
-            self._runner(asked, desk, dictating, self.metric, FailureScores()),
+            self._runner(asked, opened, dictating, self.metric, FailureScores()),
             dictating,
             distiller,
             parts.stream,
-            desk.run_dir,
+            opened.run_dir,
             loop,
         ).run(asked.seed, loop.population.best)
         return distiller
 
     def _evaluate(
-        self, asked: _Asked, desk: Desk, loop: Loop, host: PolicyHost
+        self, asked: _Asked, opened: OpenRun, loop: Loop, host: PolicyHost
     ) -> Evaluation | None:
         """The 2×2, if there are held-out problems."""
         if not asked.val:
             return None
-        judge, sampling = self._judge(asked, desk, host)
+        judge, sampling = self._judge(asked, opened, host)
         evaluation = evaluate_run(
             Evaluator(judge, asked.val, self.config.eval.samples, sampling),
             judge,
@@ -417,10 +419,10 @@ class ArmBase(Teleprompter):
             skills=self.skills,
             ships=shipped_cell(self.config),
         )
-        write_json(desk.run_dir.path / "problems.json", final_scores(evaluation))
+        write_json(opened.run_dir.path / "problems.json", final_scores(evaluation))
         return evaluation
 
-    def _result(self, asked: _Asked, desk: Desk, loop: Loop) -> RunResult:
+    def _result(self, asked: _Asked, opened: OpenRun, loop: Loop) -> RunResult:
         return RunResult(
             arm=self.arm,
             seed=self.config.seed,
@@ -428,8 +430,8 @@ class ArmBase(Teleprompter):
             policy=loop.policy,
             spend=loop.books.spend,
             cycles=loop.cycle + 1,
-            run_dir=desk.run_dir.path,
-            mlflow_run_id=desk.tracker.run_id,
-            history=tuple(history(desk.run_dir, asked.phases)),
+            run_dir=opened.run_dir.path,
+            mlflow_run_id=opened.tracker.run_id,
+            history=tuple(history(opened.run_dir, asked.phases)),
             stopped=loop.stopped or "done",
         )

@@ -22,11 +22,11 @@ from transformers import AutoModelForCausalLM
 from fst_agents.config import RunConfig
 from fst_agents.errors import TrainerError
 from fst_agents.types import Policy, StepReport
-from optimizers import shared_prefix
 from optimizers.books import copy_weights, weights_of
 from optimizers.distill_pairs import Pair
 from optimizers.distill_stage import TEACHER
-from optimizers.slow_batches import micro_batches, pad
+from optimizers.shared_prefix import completion_logits
+from optimizers.slow_batches import micro_batches, whole_lengths
 from optimizers.slow_grpo import LOGITS, GrpoSlow, readable
 from optimizers.trl_bridge import add_lora
 
@@ -131,10 +131,8 @@ class Distiller(GrpoSlow):
         total = 0.0
         vocabulary = self._saved_configs[0].get_text_config().vocab_size
         budget = min(self._config.slow.tokens_per_micro_batch, max(1, LOGITS // vocabulary))
-        lengths = [
-            max(len(p.student_ids), len(p.teacher_ids)) + len(p.completion_ids) for p in pairs
-        ]
-        for rows in micro_batches(lengths, budget):
+        longer = [(max(p.student_ids, p.teacher_ids, key=len), p.completion_ids) for p in pairs]
+        for rows in micro_batches(whole_lengths(longer), budget):
             loss = self._loss([pairs[i] for i in rows])
             self._trainer.accelerator.backward(loss / tokens)
             total += loss.item()
@@ -166,15 +164,6 @@ class Distiller(GrpoSlow):
         self, model: Any, prompts: Sequence[Sequence[int]], pairs: Sequence[Pair]
     ) -> Tensor:
         """Logits that predict each completion token, all answers in a row: (N, V), over T."""
-        sequences = [[*q, *p.completion_ids] for q, p in zip(prompts, pairs, strict=True)]
-        ids = pad(sequences, torch.long).to(self._model.device)
-        mask = pad([[1] * len(s) for s in sequences], torch.long).to(self._model.device)
-        limit = min(map(len, prompts)) - 1
         with self._trainer.accelerator.autocast():
-            first, output = shared_prefix.forward(model, ids, mask, limit)
-        logits = output.logits.float()
-        rows = [
-            logits[i, len(q) - 1 - first : len(s) - 1 - first]
-            for i, (q, s) in enumerate(zip(prompts, sequences, strict=True))
-        ]
+            rows = completion_logits(model, prompts, [p.completion_ids for p in pairs])
         return torch.cat(rows) / self._config.sampling.temperature

@@ -9,6 +9,7 @@ result is that of one pass. Prefix Grouper (arXiv 2506.05433) shares the prompt 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from fst_agents.errors import TrainerError
+from optimizers.slow_batches import aligned
 
 STAGE = 256
 """What a further stage has to save, in tokens: every forward pass has costs of its own."""
@@ -34,9 +36,11 @@ def stages(ids_BL: NDArray[np.int64], limit: int) -> list[int]:
     The choice that computes the fewest tokens. Where rows part company more of them have to be
     run, so that only these columns and ``limit`` come into question.
     """
+    if limit == 0:
+        return []
     rows, length = ids_BL.shape
     unlike = np.unique(ids_BL[:, :limit], axis=0)
-    parting = (unlike[1:] != unlike[:-1]).argmax(axis=1) if limit else np.array([])
+    parting = (unlike[1:] != unlike[:-1]).argmax(axis=1)
     # column → (tokens up to there, where stages end)
     best: dict[int, tuple[int, list[int]]] = {0: (0, [])}
     for end in sorted({*parting.tolist(), limit} - {0}):
@@ -98,3 +102,18 @@ def forward(
             "its own; its log-probabilities would be of other prompts"
         )
     return start, output
+
+
+def completion_logits(
+    model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """The logits that predict each completion's tokens, of every row (T, V) in float32."""
+    ids, mask = aligned([[*p, *c] for p, c in zip(prompts, completions, strict=True)])
+    limit = min(map(len, prompts)) - 1
+    first, output = forward(model, ids.to(model.device), mask.to(model.device), limit)
+    logits = output.logits.float()
+    starts = [len(p) - 1 - first for p in prompts]
+    return [
+        logits[row, start : start + len(completion)]
+        for row, (start, completion) in enumerate(zip(starts, completions, strict=True))
+    ]

@@ -75,6 +75,11 @@ def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)
 
 
+def aligned(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, each (B, L), padded on the right."""
+    return pad(sequences, torch.long), pad([[1] * len(s) for s in sequences], torch.long)
+
+
 def collate(rows: Sequence[Copies]) -> dict[str, Tensor]:
     """The keys TRL's loss reads, with (B, P) prompts and (B, T) completions; and ``copies`` (B,).
 
@@ -88,8 +93,7 @@ def collate(rows: Sequence[Copies]) -> dict[str, Tensor]:
     def completion(sample: TrainingSample, values: Sequence[float]) -> list[float]:
         return [*[0] * (len(sample.prompt_ids) - cut), *values]
 
-    ids = pad([[*s.prompt_ids, *s.completion_ids_T] for s in samples], torch.long)
-    mask = pad([[1] * (len(s.prompt_ids) + len(s.loss_mask_T)) for s in samples], torch.long)
+    ids, mask = aligned([[*s.prompt_ids, *s.completion_ids_T] for s in samples])
     loss_mask = pad([completion(s, s.loss_mask_T) for s in samples], torch.float32)
     weights = torch.tensor([[s.weight] for s in samples])
     return {

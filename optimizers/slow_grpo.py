@@ -27,8 +27,8 @@ from fst_agents.errors import ConfigError, StalePolicyError, TrainerError
 from fst_agents.json_files import read_json, write_json
 from fst_agents.serving.weights import damaged
 from fst_agents.types import Policy, StepReport, TrainingSample
-from optimizers import shared_prefix
-from optimizers.slow_batches import micro_batches, pad, whole_lengths
+from optimizers.shared_prefix import completion_logits
+from optimizers.slow_batches import micro_batches, whole_lengths
 from optimizers.slow_thread import Desk, TrainerThread
 from optimizers.trl_bridge import SampleTrainer, add_lora, base_weights, save_adapter
 
@@ -185,13 +185,11 @@ class GrpoSlow:
             TrainerError: a prompt is empty, or a sequence exceeds the context.
         """
         out: list[list[float]] = [[] for _ in prompts]
-        for rows, ids, mask, limit in self._scoring_batches(prompts, completions):
-            first, logits = self._logits(ids, mask, limit, base)
-            for row, i in enumerate(rows):
-                start, end = len(prompts[i]), len(prompts[i]) + len(completions[i])
-                at = slice(start - 1 - first, end - 1 - first)
-                logps = (logits[row, at] / temperature).log_softmax(-1)
-                out[i] = logps.gather(-1, ids[row, start:end, None]).squeeze(-1).tolist()
+        for rows, asked, said in self._scoring_batches(prompts, completions):
+            for i, logits in zip(rows, self._logits(asked, said, base), strict=True):
+                logps = (logits / temperature).log_softmax(-1)
+                tokens = torch.tensor(completions[i], dtype=torch.long, device=logps.device)
+                out[i] = logps.gather(-1, tokens[:, None]).squeeze(-1).tolist()
         return out
 
     def kl_to_base(
@@ -206,13 +204,11 @@ class GrpoSlow:
         if not tokens:
             raise TrainerError("the KL to the base needs at least one completion token; got none")
         total = 0.0
-        for rows, ids, mask, limit in self._scoring_batches(prompts, completions):
-            first, ours = self._logits(ids, mask, limit, base=False)
-            _, theirs = self._logits(ids, mask, limit, base=True)
-            for row, i in enumerate(rows):
-                start = len(prompts[i]) - 1 - first
-                at = slice(start, start + len(completions[i]))
-                p, q = ours[row, at].log_softmax(-1), theirs[row, at].log_softmax(-1)
+        for _, asked, said in self._scoring_batches(prompts, completions):
+            ours = self._logits(asked, said, base=False)
+            theirs = self._logits(asked, said, base=True)
+            for own, other in zip(ours, theirs, strict=True):
+                p, q = own.log_softmax(-1), other.log_softmax(-1)
                 total += (p.exp() * (p - q)).sum(dtype=torch.float64).item()
         return total / tokens
 
@@ -269,23 +265,20 @@ class GrpoSlow:
 
     def _scoring_batches(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-    ) -> Iterator[tuple[list[int], Tensor, Tensor, int]]:
-        """(row numbers, ids (B, L), attention mask (B, L), the first column anyone asks for)."""
-        sequences = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
-        for prompt, completion in zip(prompts, completions, strict=True):
+    ) -> Iterator[tuple[list[int], list[Sequence[int]], list[Sequence[int]]]]:
+        """Of every micro-batch row numbers, prompts and completions."""
+        sequences = [*zip(prompts, completions, strict=True)]
+        for prompt, completion in sequences:
             self._check_sequence(prompt, completion)
         vocabulary = self._saved_configs[0].get_text_config().vocab_size
         budget = min(self._config.slow.tokens_per_micro_batch, max(1, LOGITS // vocabulary))
-        device = self._model.device
-        lengths = whole_lengths([*zip(prompts, completions, strict=True)])
-        for rows in micro_batches(lengths, budget):
-            ids = pad([sequences[i] for i in rows], torch.long).to(device)
-            mask = pad([[1] * len(sequences[i]) for i in rows], torch.long).to(device)
-            yield rows, ids, mask, min(len(prompts[i]) for i in rows) - 1
+        for rows in micro_batches(whole_lengths(sequences), budget):
+            yield rows, [prompts[i] for i in rows], [completions[i] for i in rows]
 
-    def _logits(self, ids: Tensor, mask: Tensor, limit: int, base: bool) -> tuple[int, Tensor]:
-        """The first column, ``limit`` or before, and the logits from there on (B, L - first, V) in
-        float32; leaves gradients and the training flag as they were."""
+    def _logits(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], base: bool
+    ) -> list[Tensor]:
+        """:func:`completion_logits`; leaves gradients and the training flag as they were."""
         if base and not self._lora and self._base is None:
             self._base = self._load_base().to(self._model.device)
         model: Any = self._base if base and not self._lora else self._model
@@ -299,8 +292,7 @@ class GrpoSlow:
                 adapter,
                 self._trainer.accelerator.autocast(),
             ):
-                first, output = shared_prefix.forward(model, ids, mask, limit)
-                return first, output.logits.float()
+                return completion_logits(model, prompts, completions)
         finally:
             model.train(training)
 

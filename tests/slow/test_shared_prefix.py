@@ -23,9 +23,9 @@ from optimizers import shared_prefix
 from optimizers.distill import Distiller
 from optimizers.distill_pairs import Pair
 from optimizers.shared_prefix import STAGE, forward, stages
-from optimizers.slow_batches import micro_batches, whole_lengths
+from optimizers.slow_batches import aligned, micro_batches, whole_lengths
 from optimizers.slow_grpo import GrpoSlow
-from tests.slow.oracle import VOCABULARY, random_sample, run_config, write_model
+from tests.slow.oracle import random_sample, run_config, write_model
 from tests.slow.test_loss import assert_agrees
 
 # -- where to cut ------------------------------------------------------------------------------
@@ -118,10 +118,7 @@ def grouped(texts: int = 2, problems: int = 2, answers: int = 3) -> list[Trainin
 
 def ragged(samples: Sequence[TrainingSample]) -> tuple[torch.Tensor, torch.Tensor, int]:
     rows = [[*s.prompt_ids, *s.completion_ids_T] for s in samples]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids, mask, min(len(s.prompt_ids) for s in samples) - 1
+    return *aligned(rows), min(len(s.prompt_ids) for s in samples) - 1
 
 
 @pytest.mark.usefixtures("always")
@@ -205,19 +202,9 @@ def test_a_model_that_overlooks_the_cache_is_refused(model: str) -> None:
 
 
 @pytest.mark.usefixtures("always")
-def test_layers_that_forget_are_run_in_one_pass() -> None:
+def test_layers_that_forget_are_run_in_one_pass(model: str) -> None:
     """A window slides over the tokens: what it has left behind is not kept."""
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        use_sliding_window=True,
-        sliding_window=4,
-        max_window_layers=1,
-    )
+    kinds = ["full_attention", "sliding_attention"]
+    config = Qwen3Config.from_pretrained(model, sliding_window=4, layer_types=kinds)
     ids, mask, limit = ragged(grouped())
     assert forward(Qwen3ForCausalLM(config), ids, mask, limit)[0] == 0

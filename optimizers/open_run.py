@@ -1,4 +1,4 @@
-"""The desk of a run: its directory, checkpoints and tracker, and how far it had come."""
+"""A run that is open: its directory, checkpoints and tracker, and how far it had come."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from optimizers.resume import Resumed, refuse_changes, reopen_tracker, take_back
 
 
 @dataclass(frozen=True)
-class Desk:
+class OpenRun:
     """Where a run is written down, and how far it had come. ``stack`` closes what was opened."""
 
     stack: ExitStack
@@ -29,7 +29,7 @@ class Desk:
     resumed: Resumed | None
 
 
-def open_desk(
+def open_run(
     config: RunConfig,
     stack: ExitStack,
     *,
@@ -37,7 +37,7 @@ def open_desk(
     identity: Mapping[str, str],
     policy: Policy,
     resume: Path | None,
-) -> Desk:
+) -> OpenRun:
     """Open the books, at the newest checkpoint if there is one to go on from.
 
     Args:
@@ -56,7 +56,7 @@ def open_desk(
     stack.enter_context(run_dir.writing())
     tracker = _tracker(config, run_dir, resume, resumed)
     stack.push(ends(tracker))
-    return Desk(stack, run_dir, checkpoints, tracker, resumed)
+    return OpenRun(stack, run_dir, checkpoints, tracker, resumed)
 
 
 def _run_dir(config: RunConfig, resume: Path | None, stack: ExitStack) -> RunDir:
