@@ -25,7 +25,7 @@ Changes = Mapping[str, Mapping[str, Any]]
 TARGETS = Path(__file__).parents[1] / "targets.toml"
 
 SEEDS, QUICK_SEEDS = 5, 1
-QUICK_CYCLES = 8
+QUICK_CYCLES = 6
 """A quick study's budget in cycles of fst: enough for RL to leave zero, too little to finish."""
 STAGE_CYCLES = 6
 """Cycles on each rule of a run whose task changes."""
