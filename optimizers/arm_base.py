@@ -1,43 +1,37 @@
-"""What all arms share: a request is checked, its parts are put together, run, and evaluated."""
+"""What all arms share: a request is checked, a run put together, and what it learnt evaluated."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
-from fst_agents.config import Arm, RunConfig, least_score
+from fst_agents.config import Arm, RunConfig
 from fst_agents.dspy_bridge import problems, seed_candidate
 from fst_agents.dspy_fixed import fixed_models
 from fst_agents.errors import ConfigError
 from fst_agents.json_files import write_json
 from fst_agents.outcomes import FailureScores
-from fst_agents.redaction import secrets_of
-from fst_agents.rollouts import Limits, Runner
 from fst_agents.run_dir import RunDir
 from fst_agents.run_file import conflicts
 from fst_agents.scoring import Metric
-from fst_agents.serving.choose import choose_host
 from fst_agents.serving.host import PolicyHost
 from fst_agents.stream import ProblemStream
-from fst_agents.types import Candidate, Policy, Problem, RunResult, Sampling, Skill
-from optimizers.books import Ledgers, Trainer
+from fst_agents.types import Policy, Problem, RunResult, Skill
+from optimizers.assembly import Asked, Assembly
 from optimizers.distill_pairs import DictatingHost
 from optimizers.distill_stage import Stage, teacher_of
-from optimizers.evaluation import Evaluation, Evaluator, Validation, evaluate_run, kl_of
+from optimizers.evaluation import Evaluation, Evaluator, evaluate_run, kl_of
 from optimizers.loop import Loop, Observer, Parts, Silence
 from optimizers.open_run import OpenRun, open_run
 from optimizers.outcome import Outcome2x2, close_books, final_scores, ship
-from optimizers.plan import FastPhase, Phase, SlowPhase, distill_steps, plan, shipped_cell, trains
-from optimizers.protocols import FastOptimizer
-from optimizers.reflection import RecordedReflection, build_reflection, wrap_reflection
+from optimizers.plan import FastPhase, distill_steps, plan, shipped_cell, trains
+from optimizers.reflection import build_reflection, wrap_reflection
 from optimizers.request import request_faults
 from optimizers.resume import (
     Resumed,
@@ -49,20 +43,6 @@ from optimizers.summary import summarize
 
 if TYPE_CHECKING:
     from optimizers.distill import Distiller
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What a call of ``compile`` asks for. ``reflection`` is absent where nothing evolves."""
-
-    student: dspy.Module
-    seed: Candidate
-    fixed: Mapping[str, dspy.LM]
-    phases: Sequence[Phase]
-    reflection: Callable[[str], str] | None
-    stream: ProblemStream
-    val: Sequence[Problem]
-    identity: Mapping[str, str]
 
 
 class ArmBase(Teleprompter):
@@ -167,16 +147,17 @@ class ArmBase(Teleprompter):
             )
             if opened.resumed is not None:
                 started -= opened.resumed.state.spend.seconds
-            parts = self._parts(asked, opened)
+            assembly = Assembly(asked, opened, self._observer)
+            parts = assembly.parts()
             loop = Loop(parts, asked.seed)
             if opened.resumed is not None:
                 self._take_up(loop, asked, opened.run_dir, opened.resumed)
             loop.run(asked.phases)
             trainer, shipped = parts.slow, loop.population.best
             if distill_steps(self.config):
-                trainer, shipped = self._distill(asked, opened, loop, parts), asked.seed
+                trainer, shipped = self._distill(assembly, loop, parts), asked.seed
             tuned = ship(student, shipped, loop.policy, opened.run_dir.result_folder, asked.fixed)
-            evaluation = self._evaluate(asked, opened, loop, parts.host)
+            evaluation = self._evaluate(assembly, loop, parts.host)
             kl = None
             if trainer is not None and evaluation is not None:
                 kl = kl_of(trainer, evaluation.sequences)
@@ -203,7 +184,7 @@ class ArmBase(Teleprompter):
         student: dspy.Module,
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example],
-    ) -> _Asked:
+    ) -> Asked:
         """The request in the library's words, checked; nothing is started or written."""
         name = type(student).__name__ if self._task is None else self._task
         named = self.config.task.model_copy(update={"name": name})
@@ -211,12 +192,19 @@ class ArmBase(Teleprompter):
         self._check(student, trainset, valset)
         phases, train = plan(self.config), problems(trainset)
         evolves = any(isinstance(phase, FastPhase) for phase in phases)
-        return _Asked(
-            student,
+        return Asked(
+            config=self.config,
+            student=student,
+            metric=self.metric,
+            eval_metric=self.eval_metric,
+            adapter=self.adapter,
+            policy=self.policy,
+            host=self._host,
             seed=seed_candidate(student),
             fixed=fixed_models(self.config),
             phases=phases,
             reflection=self._reflection() if evolves else None,
+            reflection_lm=self._reflection_lm,
             stream=self._stream(train),
             val=problems(valset),
             identity=run_identity(phases, train),
@@ -256,120 +244,9 @@ class ArmBase(Teleprompter):
     def _epochs(self, found: Sequence[Problem]) -> ProblemStream:
         return ProblemStream(found, self.config.slow.batch_size, seed=self.config.seed)
 
-    # -- the parts ----------------------------------------------------------------------------
+    # -- going on -----------------------------------------------------------------------------
 
-    def _parts(self, asked: _Asked, opened: OpenRun) -> Parts:
-        """What the loop works with. A run that was distilling when it stopped trains no more."""
-        host = self._serve(opened)
-        settings = self.config.sampling
-        failures = FailureScores(settings.failure_score, settings.partial_credit)
-        runner = self._runner(asked, opened, host, self.metric, failures)
-        learns = any(isinstance(phase, SlowPhase) for phase in asked.phases)
-        distills = opened.resumed is not None and opened.resumed.state.distilled > 0
-        slow = self._slow(opened) if learns and not distills else None
-        recorded = None if asked.reflection is None else self._record(asked.reflection, opened)
-        fast = None if recorded is None else self._fast(recorded, runner, opened.resumed)
-        ledgers = Ledgers(
-            opened.run_dir, opened.tracker, opened.checkpoints, recorded, asked.identity
-        )
-        validation = self._validation(asked, opened, host)
-        return Parts(
-            self.config,
-            host,
-            runner,
-            asked.stream,
-            ledgers,
-            self._observer,
-            fast,
-            slow,
-            validation,
-        )
-
-    def _serve(self, opened: OpenRun) -> PolicyHost:
-        host = self._host
-        if host is None:
-            host, why = choose_host(self.config, self.policy, opened.run_dir.path / "serve")
-            opened.stack.callback(host.close)
-            self._observer.note(f"serving: {why}")
-            opened.tracker.set_tags({"host": why})
-        wanted = self.policy if opened.resumed is None else opened.resumed.policy
-        if host.policy != wanted:  # a given host may serve the weights of an earlier run
-            host.update(wanted)
-        return host
-
-    def _runner(
-        self,
-        asked: _Asked,
-        opened: OpenRun,
-        host: PolicyHost,
-        metric: Metric,
-        failures: FailureScores,
-    ) -> Runner:
-        limits = self.config.sampling
-        runner = Runner(
-            asked.student,
-            metric,
-            host,
-            adapter=self.adapter,
-            limits=Limits(limits.concurrency, limits.timeout, limits.retries),
-            fixed=asked.fixed,
-            failures=failures,
-            score_range=self.config.task.score_range,
-        )
-        opened.stack.callback(runner.close)
-        return runner
-
-    def _judge(self, asked: _Asked, opened: OpenRun, host: PolicyHost) -> tuple[Runner, Sampling]:
-        """What held-out problems are asked with: a failure earns no credit for parts."""
-        whole = FailureScores(least_score(self.config))
-        judge = self._runner(asked, opened, host, self.eval_metric, whole)
-        temperature = self.config.eval.temperature
-        return judge, Sampling(temperature, max_tokens=self.config.sampling.max_tokens)
-
-    def _validation(self, asked: _Asked, opened: OpenRun, host: PolicyHost) -> Validation | None:
-        """What is asked before the end, if anything is."""
-        settings = self.config.eval
-        if not asked.val or settings.every is None:
-            return None
-        judge, sampling = self._judge(asked, opened, host)
-        first = asked.val[: settings.problems]
-        return Validation(judge, first, settings.samples, sampling, settings.every)
-
-    def _slow(self, opened: OpenRun) -> Trainer:
-        from optimizers.slow_grpo import GrpoSlow  # trl takes seconds to import
-
-        if opened.resumed is None:
-            slow = GrpoSlow(self.policy, self.config)
-        else:
-            slow = GrpoSlow(opened.resumed.policy, self.config, resume=opened.resumed.trainer)
-        opened.stack.callback(slow.close)
-        return slow
-
-    def _record(self, reflection: Callable[[str], str], opened: OpenRun) -> RecordedReflection:
-        mark = 0 if opened.resumed is None else opened.resumed.state.marks.reflections
-        log = opened.run_dir.reflections_log
-        given = [self.config.fast.reflection_args, getattr(self._reflection_lm, "kwargs", {})]
-        secrets = secrets_of({"": [*given, dict(os.environ)]})
-        return RecordedReflection(
-            reflection, log, mark, source=self._reflection_lm, secrets=secrets
-        )
-
-    def _fast(
-        self, reflection: Callable[[str], str], runner: Runner, resumed: Resumed | None
-    ) -> FastOptimizer:
-        from optimizers.fast_gepa import GepaFast
-
-        names, scores = self.config.fast.evolve, self.config.task.score_range
-        return GepaFast(
-            self.config.fast,
-            reflection,
-            self.config.seed,
-            perfect_score=1.0 if scores is None else scores[1],
-            components=runner.learning if names == "*" else names,
-            proven=resumed is not None and resumed.state.spend.reflection_calls > 0,
-        )
-
-    def _take_up(self, loop: Loop, asked: _Asked, run_dir: RunDir, resumed: Resumed) -> None:
+    def _take_up(self, loop: Loop, asked: Asked, run_dir: RunDir, resumed: Resumed) -> None:
         """Put the loop where the checkpoint stands."""
         state = resumed.state
         for fault in resumed.faults:
@@ -380,10 +257,11 @@ class ArmBase(Teleprompter):
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _distill(self, asked: _Asked, opened: OpenRun, loop: Loop, parts: Parts) -> Distiller:
+    def _distill(self, assembly: Assembly, loop: Loop, parts: Parts) -> Distiller:
         """The finishing stage, or what is left of it; returns what holds the distilled weights."""
         from optimizers.distill import Distiller  # trl takes seconds to import
 
+        asked, opened = assembly.asked, assembly.opened
         resumed = opened.resumed
         begun = resumed.trainer if resumed is not None and resumed.state.distilled else None
         dictating = DictatingHost(parts.host)
@@ -393,7 +271,7 @@ class ArmBase(Teleprompter):
         Stage(
             self.config,
             parts.runner,
-            self._runner(asked, opened, dictating, self.metric, FailureScores()),
+            assembly.runner(dictating, self.metric, FailureScores()),
             dictating,
             distiller,
             parts.stream,
@@ -402,13 +280,12 @@ class ArmBase(Teleprompter):
         ).run(asked.seed, loop.population.best)
         return distiller
 
-    def _evaluate(
-        self, asked: _Asked, opened: OpenRun, loop: Loop, host: PolicyHost
-    ) -> Evaluation | None:
+    def _evaluate(self, assembly: Assembly, loop: Loop, host: PolicyHost) -> Evaluation | None:
         """The 2×2, if there are held-out problems."""
+        asked = assembly.asked
         if not asked.val:
             return None
-        judge, sampling = self._judge(asked, opened, host)
+        judge, sampling = assembly.judge(host)
         evaluation = evaluate_run(
             Evaluator(judge, asked.val, self.config.eval.samples, sampling),
             judge,
@@ -419,10 +296,10 @@ class ArmBase(Teleprompter):
             skills=self.skills,
             ships=shipped_cell(self.config),
         )
-        write_json(opened.run_dir.path / "problems.json", final_scores(evaluation))
+        write_json(assembly.opened.run_dir.path / "problems.json", final_scores(evaluation))
         return evaluation
 
-    def _result(self, asked: _Asked, opened: OpenRun, loop: Loop) -> RunResult:
+    def _result(self, asked: Asked, opened: OpenRun, loop: Loop) -> RunResult:
         return RunResult(
             arm=self.arm,
             seed=self.config.seed,

@@ -26,8 +26,7 @@ from optimizers.books import copy_weights, weights_of
 from optimizers.distill_pairs import Pair
 from optimizers.distill_stage import TEACHER
 from optimizers.shared_prefix import completion_logits
-from optimizers.slow_batches import micro_batches, whole_lengths
-from optimizers.slow_grpo import LOGITS, GrpoSlow, readable
+from optimizers.slow_grpo import GrpoSlow, readable
 from optimizers.trl_bridge import add_lora
 
 MOMENTS = "moments.safetensors"
@@ -129,10 +128,8 @@ class Distiller(GrpoSlow):
             raise TrainerError("a distillation step needs at least one completion token; got none")
         self._adam.zero_grad()
         total = 0.0
-        vocabulary = self._saved_configs[0].get_text_config().vocab_size
-        budget = min(self._config.slow.tokens_per_micro_batch, max(1, LOGITS // vocabulary))
         longer = [(max(p.student_ids, p.teacher_ids, key=len), p.completion_ids) for p in pairs]
-        for rows in micro_batches(whole_lengths(longer), budget):
+        for rows in self._logit_batches(longer):
             loss = self._loss([pairs[i] for i in rows])
             self._trainer.accelerator.backward(loss / tokens)
             total += loss.item()

@@ -270,10 +270,16 @@ class GrpoSlow:
         sequences = [*zip(prompts, completions, strict=True)]
         for prompt, completion in sequences:
             self._check_sequence(prompt, completion)
+        for rows in self._logit_batches(sequences):
+            yield rows, [prompts[i] for i in rows], [completions[i] for i in rows]
+
+    def _logit_batches(
+        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[list[int]]:
+        """Row numbers of micro-batches whose logits fit in memory, of (prompt, completion)."""
         vocabulary = self._saved_configs[0].get_text_config().vocab_size
         budget = min(self._config.slow.tokens_per_micro_batch, max(1, LOGITS // vocabulary))
-        for rows in micro_batches(whole_lengths(sequences), budget):
-            yield rows, [prompts[i] for i in rows], [completions[i] for i in rows]
+        return micro_batches(whole_lengths(sequences), budget)
 
     def _logits(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], base: bool
