@@ -163,7 +163,7 @@ class VllmServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self._settings.folder,
-                env=environment(self._scratch, self.key, public=self._settings.public),
+                env=environment(self._settings, self._scratch, self.key),
                 start_new_session=True,
             )
 

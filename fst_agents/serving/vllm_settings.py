@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from fst_agents.errors import ConfigError, ServingError
 from fst_agents.serving.vllm_guard import KEY_VARIABLE
 
@@ -20,6 +22,9 @@ LOOPBACK = "127.0.0.1"
 
 KEY_LENGTH = 16
 """Fewest characters of a key that somebody chose."""
+
+FEW_CORES = 8
+"""Up to so many, a server on a CPU starts quickly rather than binds its worker to cores."""
 
 PUBLIC_NAME = "policy"
 """What a public server calls the policy it serves."""
@@ -160,14 +165,15 @@ def served_rank(rank: int) -> int:
     return fitting[0]
 
 
-def environment(scratch: Path, key: str, *, public: bool = False) -> dict[str, str]:
+def environment(settings: ServerSettings, scratch: Path, key: str) -> dict[str, str]:
     """Our environment and what the server needs besides; the key is here and nowhere else."""
-    updates = "0" if public else "1"
+    updates = "0" if settings.public else "1"
     # torch's meeting points would listen on whatever interface the host's name stands for.
     interface = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     return (
         {"VLLM_HOST_IP": LOOPBACK, "VLLM_CPU_KVCACHE_SPACE": "1"}
         | interface
+        | ({} if settings.accelerator else _together(usable_cores()))
         | os.environ
         | {
             "TMPDIR": str(scratch),
@@ -178,6 +184,23 @@ def environment(scratch: Path, key: str, *, public: bool = False) -> dict[str, s
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         }
     )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _together(cores: int) -> dict[str, str]:
+    """Engine and worker in one process, where there are few cores.
+
+    vLLM's CPU build gives the worker a process of its own, to bind it to the cores of a NUMA node
+    and to leave one for the server. Few cores have one node, and that process is a third of the
+    start; without it, all cores would be the worker's.
+    """
+    if cores > FEW_CORES:
+        return {}
+    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(max(1, cores - 1))}
 
 
 def choose_port(port: int | None, host: str = LOOPBACK) -> int:

@@ -14,16 +14,18 @@ import psutil
 import pytest
 
 from fst_agents.errors import ServingError
-from fst_agents.serving import guardian
+from fst_agents.serving import guardian, vllm_settings
 from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_process import VllmServer
 from fst_agents.serving.vllm_settings import (
+    FEW_CORES,
     ServerSettings,
     choose_port,
     command,
     environment,
     reachable,
     served_rank,
+    usable_cores,
 )
 from fst_agents.types import Policy, Sampling
 
@@ -85,7 +87,7 @@ def test_the_command_line_has_what_exact_logprobs_need_and_no_key(tmp_path: Path
     assert line.endswith("--x")
     assert "api-key" not in line
     assert "--trust-remote-code" not in line
-    given = environment(tmp_path, "secret")
+    given = environment(settings(tmp_path), tmp_path, "secret")
     assert given["VLLM_API_KEY"] == "secret"
     assert given["VLLM_SERVER_DEV_MODE"] == "1"
 
@@ -96,9 +98,9 @@ def test_a_public_server_is_started_without_what_updates(
     """Also where the user's own environment would open it."""
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "True")
-    given = environment(tmp_path, "secret", public=True)
-    assert given["VLLM_SERVER_DEV_MODE"] == given["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
     options = settings(tmp_path, public=True, lora_rank=8, adapter=tmp_path / "a", tokenizer="t")
+    given = environment(options, tmp_path, "secret")
+    assert given["VLLM_SERVER_DEV_MODE"] == given["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
     line = " ".join(command(options, "n", ADDRESS))
     assert "--middleware fst_agents.serving.vllm_guard.PublicGuard" in line
     assert f"--lora-modules policy={tmp_path / 'a'}" in line
@@ -127,6 +129,27 @@ def test_an_accelerator_has_its_own_flags(tmp_path: Path) -> None:
     line = command(settings(tmp_path, accelerator=True), "n", ADDRESS)
     assert "--gpu-memory-utilization" in line
     assert "--enforce-eager" not in line
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cores", "threads"),
+    [(False, 1, "1"), (False, 2, "1"), (False, 8, "7"), (False, 9, None), (True, 2, None)],
+)
+def test_few_cores_have_engine_and_worker_in_one_process(
+    accelerator: bool,
+    cores: int,
+    threads: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vllm_settings, "usable_cores", lambda: cores)
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    given = environment(settings(tmp_path, accelerator=accelerator), tmp_path, "secret")
+    assert given.get("OMP_NUM_THREADS") == threads
+    assert given.get("VLLM_ENABLE_V1_MULTIPROCESSING") == (None if threads is None else "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user knows better
+    assert environment(settings(tmp_path), tmp_path, "secret")["OMP_NUM_THREADS"] == "3"
 
 
 @pytest.mark.parametrize(("rank", "served"), [(1, 1), (2, 8), (8, 8), (33, 64)])
@@ -239,6 +262,14 @@ def test_a_running_server_can_be_attached(host: VllmHost, tied: Path) -> None:
     assert other.context_length == host.context_length
     other.close()
     assert host.server.death() is None
+
+
+@pytest.mark.vllm
+def test_a_worker_has_a_process_where_there_are_many_cores(host: VllmHost) -> None:
+    assert host.server is not None
+    names = [psutil.Process(pid).name() for pid in host.server.pids()]
+    assert any("VLLM::Engine" in name for name in names)
+    assert any("VLLM::Worker" in name for name in names) == (usable_cores() > FEW_CORES)
 
 
 @pytest.mark.vllm
