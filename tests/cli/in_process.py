@@ -16,7 +16,7 @@ from experiments.cli import app
 
 def printed(*arguments: str, cwd: Path) -> dict[str, Any]:
     """The JSON object that a command prints: one line, and nothing else, on standard output."""
-    done = _called(arguments, cwd)
+    done = called(arguments, cwd)
     assert done.exit_code == 0, (done.stderr[-4000:], done.exception)
     [line] = done.stdout.splitlines()
     return json.loads(line)
@@ -29,7 +29,7 @@ def refused(*arguments: str, cwd: Path | None = None, alone: bool = True) -> lis
     """
     folder = cwd or Path()
     before = sorted(folder.rglob("*"))
-    done = _called(arguments, folder)
+    done = called(arguments, folder)
     assert done.exit_code == 2, (arguments, done.output, done.exception)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -44,7 +44,8 @@ def refused(*arguments: str, cwd: Path | None = None, alone: bool = True) -> lis
     return said
 
 
-def _called(arguments: Sequence[str], folder: Path) -> Result:
+def called(arguments: Sequence[str], folder: Path) -> Result:
+    """What comes of ``fst`` in a folder."""
     with contextlib.chdir(folder), _signals_given_back():
         return CliRunner().invoke(app, list(arguments))
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import printed, refused
+from in_process import called, printed, refused
 from processes import ROOT, environment, fst, interrupted, mentioning, result
+
+from fst_agents.serving import vllm_process
+from tests.serving.stand_in import command as stand_in_command
 
 TINY = """
 arm = "fst"
@@ -198,13 +201,16 @@ def test_an_interrupted_demo_stops_its_server(tmp_path: Path, moment: str) -> No
     assert mentioning(str(tmp_path)) == []
 
 
-@pytest.mark.vllm
-def test_an_error_in_the_middle_stops_the_server(tmp_path: Path) -> None:
+def test_an_error_in_the_middle_stops_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No completion arrives within a rollout's microsecond: all masked, the run stops."""
+    monkeypatch.setattr(vllm_process, "command", stand_in_command)
     broken = ["--set", "sampling.timeout=1e-6"]
-    done = fst("demo", "--serve", "vllm", "--json", *LONG, *broken, cwd=tmp_path)
-    assert done.returncode == 1, done.stderr[-3000:]
+    done = called(["demo", "--serve", "vllm", "--json", *LONG, *broken], tmp_path)
+    assert done.exit_code == 1, done.output
     assert "failed outside the policy" in done.stderr
+    assert "started" in (tmp_path / "run" / "serve" / "vllm.log").read_text()
     assert mentioning(str(tmp_path)) == []
 
 
@@ -232,6 +238,19 @@ def test_importing_the_nouns_is_light(tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_importing_the_trainer_leaves_vllm_alone(tmp_path: Path) -> None:
+    """TRL imports it wherever it is installed: seconds, and 300 MB, for a path that is not used."""
+    code = "import sys, optimizers.trl_bridge; print('trl' in sys.modules, 'vllm' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error:TRL currently", "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "True False"), done.stderr
 
 
 @pytest.mark.parametrize("name", ["optimizers", "programs", "experiments"])
