@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _kill_often(
         if number % 4 == 3:
             time.sleep(rng.uniform(0.0, seconds - training))
         else:
-            wait_for_requests(place, requests(place).total() + 1, process)
+            _wait_for_a_request(place, process)
             time.sleep(rng.uniform(0.0, 1.2 * training / kills))
         process.kill()
         process.wait()
@@ -167,15 +168,20 @@ def _refuse_failure(place: Path, process: subprocess.Popen[bytes]) -> None:
         raise FstError(f"a run ended with exit code {process.returncode}: {''.join(last)}")
 
 
-def wait_for_requests(place: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    """Until there have been ``count`` requests in all, or the process has ended well."""
+def wait_until(there: Callable[[], bool], place: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until something is there, or the process has ended well."""
     deadline = time.monotonic() + PATIENCE
-    while requests(place).total() < count and process.poll() is None:
+    while not there() and process.poll() is None:
         if time.monotonic() > deadline:
             process.kill()
-            raise FstError(f"a run asked for nothing within {PATIENCE:g} s")
+            raise FstError(f"a run came no further within {PATIENCE:g} s")
         time.sleep(0.02)
     _refuse_failure(place, process)
+
+
+def _wait_for_a_request(place: Path, process: subprocess.Popen[bytes]) -> None:
+    before = requests(place).total()
+    wait_until(lambda: requests(place).total() > before, place, process)
 
 
 # -- what a run has come to -----------------------------------------------------------------------

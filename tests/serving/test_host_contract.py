@@ -58,17 +58,21 @@ def _start(kind: str, folder: Path, logs: Path) -> PolicyHost:
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """One host for all tests of its kind; once closed, none of its processes is left."""
+    """One host for all tests of its kind; once closed, no process and no socket of it is left."""
     kind, _, ties = request.param.partition("-")
     family = "llama" if ties == "untied" else "qwen3"
     folder = save_model(tmp_path_factory.mktemp("model"), tied=ties != "untied", family=family)
     host = _start(kind, folder, tmp_path_factory.mktemp("logs"))
-    pids = host.server.pids() if isinstance(host, VllmHost) and host.server is not None else []
+    server = host.server if isinstance(host, VllmHost) else None
+    pids = [] if server is None else server.pids()
     try:
         yield Served(host, Policy(str(folder)), folder)
     finally:
         host.close()
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    if server is not None:
+        assert pids
+        assert not Path(server.url.removeprefix("unix:")).parent.exists()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,15 @@ import pytest
 
 from fst_agents.errors import ServingError
 from fst_agents.serving import guardian, vllm_settings
-from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_process import VllmServer
 from fst_agents.serving.vllm_settings import (
-    FEW_CORES,
     ServerSettings,
     choose_port,
     command,
     environment,
     reachable,
     served_rank,
-    usable_cores,
 )
-from fst_agents.types import Policy, Sampling
 
 FAMILY = (
     "import subprocess, sys, time;"
@@ -237,63 +232,9 @@ def test_the_log_of_a_talkative_server_is_rotated_and_its_end_is_kept(tmp_path: 
     assert numbers == list(range(numbers[0], 4001))
 
 
-@pytest.fixture(scope="module")
-def host(tied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmHost]:
-    folder = tmp_path_factory.mktemp("run")
-    host = VllmHost.start(Policy(str(tied)), settings(folder, str(tied)))
-    yield host
-    host.close()
-
-
 @pytest.mark.vllm
 def test_a_server_that_dies_early_says_why(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="--no-such-flag"):
         VllmServer(settings(tmp_path, str(tmp_path), extra_args=("--no-such-flag",)))
     lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
     assert not [line for line in lines if str(tmp_path) in line]
-
-
-@pytest.mark.vllm
-def test_a_running_server_can_be_attached(host: VllmHost, tied: Path) -> None:
-    assert host.server is not None
-    other = VllmHost.attach(host.server.url, Policy(str(tied)), api_key=host.server.key)
-    completion = other.submit((1, 2), Sampling(max_tokens=3)).result(timeout=30)
-    assert len(completion.token_ids) == 3
-    assert other.context_length == host.context_length
-    other.close()
-    assert host.server.death() is None
-
-
-@pytest.mark.vllm
-def test_a_worker_has_a_process_where_there_are_many_cores(host: VllmHost) -> None:
-    assert host.server is not None
-    names = [psutil.Process(pid).name() for pid in host.server.pids()]
-    assert any("VLLM::Engine" in name for name in names)
-    assert any("VLLM::Worker" in name for name in names) == (usable_cores() > FEW_CORES)
-
-
-@pytest.mark.vllm
-def test_a_wrong_key_cannot_attach(host: VllmHost, tied: Path) -> None:
-    assert host.server is not None
-    with pytest.raises(ServingError, match="401"):
-        VllmHost.attach(host.server.url, Policy(str(tied)), api_key="wrong")
-
-
-@pytest.mark.vllm
-def test_the_key_is_in_no_command_line_and_no_log(host: VllmHost) -> None:
-    server = host.server
-    assert server is not None
-    lines = [" ".join(psutil.Process(pid).cmdline()) for pid in server.pids()]
-    assert server.key not in "\n".join([*lines, server.log.read_text()])
-
-
-@pytest.mark.vllm
-def test_a_closed_host_leaves_no_process_and_no_folder(host: VllmHost) -> None:
-    """Stands last: it takes the module's server with it."""
-    assert host.server is not None
-    pids, folder = host.server.pids(), Path(host.server.url.removeprefix("unix:")).parent
-    assert pids
-    assert folder.is_dir()
-    host.close()
-    assert all(gone(pid) for pid in pids)
-    assert not folder.exists()

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,17 +14,18 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import fake_server
 import psutil
 import pytest
 from checkpoints import save_adapter
 from fake_server import Prompt
+from stand_in import SCRIPT
+from stand_in import command as stand_in_command
 
 from fst_agents.errors import ServingError
-from fst_agents.serving import vllm_process, vllm_revival, vllm_settings
+from fst_agents.serving import vllm_process, vllm_revival
 from fst_agents.serving.vllm_host import VllmHost
 from fst_agents.serving.vllm_process import VllmServer
-from fst_agents.serving.vllm_settings import ServerSettings
+from fst_agents.serving.vllm_settings import FEW_CORES, ServerSettings, usable_cores
 from fst_agents.types import Completion, Policy, Sampling
 
 SAMPLING = Sampling(max_tokens=1)
@@ -40,12 +40,7 @@ def until(true: Callable[[], object], within: float = 20.0) -> None:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    def command(settings: ServerSettings, name: str, address: list[str]) -> list[str]:
-        line = vllm_settings.command(settings, name, address)
-        module = line.index("-m")
-        return [sys.executable, fake_server.__file__, *line[module + 2 :]]
-
-    monkeypatch.setattr(vllm_process, "command", command)
+    monkeypatch.setattr(vllm_process, "command", stand_in_command)
 
 
 @pytest.fixture
@@ -68,7 +63,7 @@ def kill(host: VllmHost) -> None:
 
 
 def serves(process: psutil.Process) -> bool:
-    return process.cmdline()[1:2] == [fake_server.__file__]
+    return process.cmdline()[1:2] == [str(SCRIPT)]
 
 
 def in_flight(host: VllmHost) -> Future[Completion]:
@@ -256,31 +251,56 @@ def test_another_user_cannot_connect(host: VllmHost) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-@pytest.mark.vllm
-def test_a_real_server_whose_engine_is_killed_comes_back(tied: Path, tmp_path: Path) -> None:
-    settings = ServerSettings(str(tied), tmp_path, accelerator=False, lora_rank=8)
+@pytest.fixture(scope="module")
+def real(tied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmHost]:
+    """vLLM itself; its tests stand in the order of its life: it serves, dies, and dies again."""
+    folder = tmp_path_factory.mktemp("real")
+    settings = ServerSettings(str(tied), folder, accelerator=False, lora_rank=8)
     host = VllmHost.start(Policy(str(tied)), settings)
-    try:
-        adapter = save_adapter(tied, tmp_path / "adapter", seed=1)
-        host.update(Policy(str(tied), adapter=adapter, version=1))
-        futures: list[Any] = [host.submit((i, 1), Sampling(max_tokens=200)) for i in range(64)]
-        engine(server_of(host)).send_signal(signal.SIGKILL)
-        started = time.monotonic()
-        for future in futures:
-            with pytest.raises(ServingError):
-                future.result(timeout=20)
-        assert time.monotonic() - started < 15
-        completion = host.submit((1, 2), Sampling(max_tokens=3)).result(timeout=200)
-        assert completion.policy_version == 1
-        engine(server_of(host)).send_signal(signal.SIGKILL)
+    yield host
+    host.close()
+
+
+@pytest.mark.vllm
+def test_a_real_server_can_be_attached_with_its_key(real: VllmHost, tied: Path) -> None:
+    server = server_of(real)
+    with pytest.raises(ServingError, match="401"):
+        VllmHost.attach(server.url, Policy(str(tied)), api_key="wrong")
+    other = VllmHost.attach(server.url, Policy(str(tied)), api_key=server.key)
+    completion = other.submit((1, 2), Sampling(max_tokens=3)).result(timeout=30)
+    assert len(completion.token_ids) == 3
+    assert other.context_length == real.context_length
+    other.close()
+    assert server.death() is None
+
+
+@pytest.mark.vllm
+def test_a_worker_has_a_process_where_there_are_many_cores(real: VllmHost) -> None:
+    names = [psutil.Process(pid).name() for pid in server_of(real).pids()]
+    assert any("VLLM::Engine" in name for name in names)
+    assert any("VLLM::Worker" in name for name in names) == (usable_cores() > FEW_CORES)
+
+
+@pytest.mark.vllm
+def test_a_real_server_whose_engine_is_killed_comes_back(
+    real: VllmHost, tied: Path, tmp_path: Path
+) -> None:
+    adapter = save_adapter(tied, tmp_path / "adapter", seed=1)
+    real.update(Policy(str(tied), adapter=adapter, version=1))
+    futures: list[Any] = [real.submit((i, 1), Sampling(max_tokens=200)) for i in range(64)]
+    engine(server_of(real)).send_signal(signal.SIGKILL)
+    started = time.monotonic()
+    for future in futures:
         with pytest.raises(ServingError):
-            host.submit((1, 2), Sampling(max_tokens=3)).result(timeout=60)
-        with pytest.raises(ServingError, match="second time"):
-            host.submit((1, 2), Sampling(max_tokens=3)).result(timeout=60)
-        pids = server_of(host).pids()
-    finally:
-        host.close()
-    assert not any(map(psutil.pid_exists, pids))
+            future.result(timeout=20)
+    assert time.monotonic() - started < 15
+    completion = real.submit((1, 2), Sampling(max_tokens=3)).result(timeout=200)
+    assert completion.policy_version == 1
+    engine(server_of(real)).send_signal(signal.SIGKILL)
+    with pytest.raises(ServingError):
+        real.submit((1, 2), Sampling(max_tokens=3)).result(timeout=60)
+    with pytest.raises(ServingError, match="second time"):
+        real.submit((1, 2), Sampling(max_tokens=3)).result(timeout=60)
 
 
 def engine(server: VllmServer) -> psutil.Process:
