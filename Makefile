@@ -43,8 +43,8 @@ set-up: $(STAMP)
 # torch they break `import transformers`, and nothing here uses them.
 $(STAMP): pyproject.toml requirements.lock
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
-		-r requirements.lock
+	grep -v '^#' requirements.lock | xargs -n 40 -P 2 $(VENV)/bin/python -m pip install --quiet \
+		--disable-pip-version-check --no-compile --no-deps
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
 		--no-build-isolation --editable .
 	touch $(STAMP)

@@ -216,8 +216,9 @@ def test_an_error_in_the_middle_stops_the_server(
 
 def test_an_error_in_the_middle_is_one_line_and_exit_1(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(TINY)
-    done = fst("train", "run.toml", "--json", "--set", "sampling.timeout=1e-6", cwd=tmp_path)
-    assert done.returncode == 1
+    broken = ["--set", "sampling.timeout=1e-6"]
+    done = called(["train", "run.toml", "--json", *broken], tmp_path)
+    assert done.exit_code == 1
     assert done.stdout == ""
     assert "failed outside the policy" in done.stderr
     assert "Traceback" not in done.stderr

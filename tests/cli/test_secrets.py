@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import tomlkit
-from processes import FST, environment
+from in_process import called
+from processes import fst
 from rich.console import Console
 
 from experiments.evaluate import evaluate_again
@@ -75,11 +76,13 @@ def run_file(url: str) -> dict[str, Any]:
     }
 
 
-def test_no_key_is_in_anything_that_a_run_leaves_behind(tmp_path: Path) -> None:
+def test_no_key_is_in_anything_that_a_run_leaves_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quoting = Quoting()
     with chat_endpoint(quoting) as endpoint:
         (tmp_path / "run.toml").write_text(tomlkit.dumps(run_file(endpoint.url)))
-        work = whole_life(tmp_path)
+        work = whole_life(tmp_path, monkeypatch)
     assert quoting.refused  # the one that quotes the key was met
     assert {KEYS["reflection"], KEYS["fixed"], KEYS["header"]} <= quoting.seen
     files = {file.name for file in work.rglob("*")}
@@ -87,29 +90,30 @@ def test_no_key_is_in_anything_that_a_run_leaves_behind(tmp_path: Path) -> None:
     assert leaks(work) == []
 
 
-def whole_life(folder: Path) -> Path:
-    """Everything that is done with a run file; where it was done."""
+def whole_life(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Everything that is done with a run file; where it was done.
+
+    It trains in a process of its own, where all that is logged comes out.
+    """
     keys = {"FST_TEST_KEY": KEYS["server"], "OPENAI_API_KEY": KEYS["environment"]}
+    for name, key in keys.items():
+        monkeypatch.setenv(name, key)
     work = folder / "work"
     work.mkdir()
-    for arguments in (
-        ["check", "../run.toml", "--json"],
-        ["train", "../run.toml", "--json"],
-        ["report", "runs/run"],
-        ["export", "runs/run", "shipped"],
-    ):
-        done = subprocess.run(
-            [*FST, *arguments],
-            cwd=work,
-            env=environment(**keys),
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        (work / f"{arguments[0]}.log").write_text(done.stdout + done.stderr)
+    checked = called(["check", "../run.toml", "--json"], work)
+    trained = train(work, "--json")
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    (work / "train.log").write_text(trained.stdout + trained.stderr)
+    reported = called(["report", "runs/run"], work)
+    exported = called(["export", "runs/run", "shipped"], work)
+    for name, done in (("check", checked), ("report", reported), ("export", exported)):
+        assert done.exit_code == 0, done.output
+        (work / f"{name}.log").write_text(done.output)
     return work
+
+
+def train(work: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return fst("train", "../run.toml", *options, cwd=work, timeout=400)
 
 
 def leaks(folder: Path) -> list[tuple[str, str]]:
@@ -149,15 +153,7 @@ def test_a_key_that_is_refused_is_not_repeated(tmp_path: Path) -> None:
         del content["fixed"]
         content["fast"]["reflection_lm"] = "openai/down"
         (tmp_path / "run.toml").write_text(tomlkit.dumps(content))
-        done = subprocess.run(
-            [*FST, "train", "../run.toml"],
-            cwd=work,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
+        done = train(work)
     assert done.returncode == 1
     assert "Incorrect API key provided: <redacted>" in done.stderr
     (work / "train.log").write_text(done.stdout + done.stderr)
