@@ -31,7 +31,6 @@ LONG = (
     "resume/test_kills.py",
     "cli/test_tasks.py",
     "docs/test_snippets.py",
-    "serving/test_vllm_process.py",
     "serving/test_vllm_restart.py",
     "wheel/test_wheel.py",
     "studies/test_commands.py",

@@ -258,7 +258,17 @@ def real(tied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmH
     settings = ServerSettings(str(tied), folder, accelerator=False, lora_rank=8)
     host = VllmHost.start(Policy(str(tied)), settings)
     yield host
+    pids = server_of(host).pids()
     host.close()
+    assert not any(map(psutil.pid_exists, pids))
+
+
+@pytest.mark.vllm
+def test_the_key_of_a_server_on_a_socket_is_in_no_command_line_and_no_log(real: VllmHost) -> None:
+    server = server_of(real)
+    lines = [" ".join(psutil.Process(pid).cmdline()) for pid in server.pids()]
+    assert lines
+    assert server.key not in "\n".join([*lines, server.log.read_text()])
 
 
 @pytest.mark.vllm
