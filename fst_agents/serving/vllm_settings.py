@@ -173,7 +173,7 @@ def environment(settings: ServerSettings, scratch: Path, key: str) -> dict[str, 
     return (
         {"VLLM_HOST_IP": LOOPBACK, "VLLM_CPU_KVCACHE_SPACE": "1"}
         | interface
-        | ({} if settings.accelerator else _together(usable_cores()))
+        | ({} if settings.accelerator else _quick_start(usable_cores()))
         | os.environ
         | {
             "TMPDIR": str(scratch),
@@ -191,16 +191,21 @@ def usable_cores() -> int:
     return len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _together(cores: int) -> dict[str, str]:
-    """Engine and worker in one process, where there are few cores.
+def _quick_start(cores: int) -> dict[str, str]:
+    """Nothing compiled on a CPU, and engine and worker in one process where there are few cores.
+
+    ``--enforce-eager`` leaves two small functions of vLLM's sampler that a C++ compiler would be
+    started for at the first log-probabilities: a third of the start, for no rollout more a second.
 
     vLLM's CPU build gives the worker a process of its own, to bind it to the cores of a NUMA node
     and to leave one for the server. Few cores have one node, and that process is a third of the
     start; without it, all cores would be the worker's.
     """
+    eager = {"TORCH_COMPILE_DISABLE": "1"}
     if cores > FEW_CORES:
-        return {}
-    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(max(1, cores - 1))}
+        return eager
+    threads = str(max(1, cores - 1))
+    return eager | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
 
 
 def choose_port(port: int | None, host: str = LOOPBACK) -> int:

@@ -130,7 +130,7 @@ def test_an_accelerator_has_its_own_flags(tmp_path: Path) -> None:
     ("accelerator", "cores", "threads"),
     [(False, 1, "1"), (False, 2, "1"), (False, 8, "7"), (False, 9, None), (True, 2, None)],
 )
-def test_few_cores_have_engine_and_worker_in_one_process(
+def test_a_cpu_compiles_nothing_and_few_cores_have_engine_and_worker_in_one_process(
     accelerator: bool,
     cores: int,
     threads: str | None,
@@ -138,11 +138,12 @@ def test_few_cores_have_engine_and_worker_in_one_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(vllm_settings, "usable_cores", lambda: cores)
-    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"):
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE"):
         monkeypatch.delenv(name, raising=False)
     given = environment(settings(tmp_path, accelerator=accelerator), tmp_path, "secret")
     assert given.get("OMP_NUM_THREADS") == threads
     assert given.get("VLLM_ENABLE_V1_MULTIPROCESSING") == (None if threads is None else "0")
+    assert given.get("TORCH_COMPILE_DISABLE") == (None if accelerator else "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user knows better
     assert environment(settings(tmp_path), tmp_path, "secret")["OMP_NUM_THREADS"] == "3"
 
