@@ -10,18 +10,18 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 from rich.console import Console
 
+from experiments.studies.processes import context, load_libraries
 from fst_agents.errors import FstError
 from fst_agents.run_dir import RunDir
 
@@ -53,6 +53,7 @@ def run(kills: int, seed: int = 0) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="fst-resume-") as name:
         whole, broken = Path(name) / "whole", Path(name) / "broken"
+        load_libraries()  # or the whole run would seem to take longer to start than the others
         started = time.monotonic()
         end(whole, start(whole))
         seconds = time.monotonic() - started
@@ -96,33 +97,34 @@ def _kill_often(
             _wait_for_a_request(place, process)
             time.sleep(rng.uniform(0.0, 1.2 * training / kills))
         process.kill()
-        process.wait()
+        process.join()
         if RunDir(place / "run").finished:
             return number
     end(place, start(place))
     return kills
 
 
-def start(place: Path) -> subprocess.Popen[bytes]:
+def start(place: Path) -> BaseProcess:
     """A process that begins the run in ``place``, or goes on with it."""
     place.mkdir(exist_ok=True)
     (place / "run-file.toml").write_text(tomlkit.dumps(SETTINGS))
-    code = f"from experiments.bench.resume import child; child({str(place)!r})"
-    with (place / "stderr.txt").open("ab") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=errors
-        )
+    process = context().Process(target=_work, args=(place,))
+    process.start()
+    return process
 
 
-def child(name: str) -> None:
+def _work(place: Path) -> None:
     """What such a process does: ``fst train``, and one byte in a file for each request."""
     from experiments.check import check
     from experiments.command import quiet_libraries
     from experiments.train import resume, train
     from fst_agents.run_file import read
 
+    said = os.open(place / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(said, stream)
     quiet_libraries()
-    place, console = Path(name), Console(quiet=True)
+    console = Console(quiet=True)
     _count_requests(place / "requests")
     run_dir, uri = place / "run", f"sqlite:///{place}/mlflow.db"
     if (run_dir / "run.toml").exists():
@@ -156,22 +158,25 @@ def _count_requests(file: Path) -> None:
     LocalHost.rollouts, LocalHost.submit = labelled, counted
 
 
-def end(place: Path, process: subprocess.Popen[bytes]) -> None:
+def end(place: Path, process: BaseProcess) -> None:
     """Wait for a run to end well."""
-    process.wait(PATIENCE)
+    process.join(PATIENCE)
+    if process.exitcode is None:
+        process.kill()
+        raise FstError(f"a run came to no end within {PATIENCE:g} s")
     _refuse_failure(place, process)
 
 
-def _refuse_failure(place: Path, process: subprocess.Popen[bytes]) -> None:
-    if process.poll() not in (None, 0):
-        last = (place / "stderr.txt").read_text(errors="replace").strip().splitlines()[-1:]
-        raise FstError(f"a run ended with exit code {process.returncode}: {''.join(last)}")
+def _refuse_failure(place: Path, process: BaseProcess) -> None:
+    if process.exitcode not in (None, 0):
+        last = (place / "output.txt").read_text(errors="replace").strip().splitlines()[-1:]
+        raise FstError(f"a run ended with exit code {process.exitcode}: {''.join(last)}")
 
 
-def wait_until(there: Callable[[], bool], place: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_until(there: Callable[[], bool], place: Path, process: BaseProcess) -> None:
     """Until something is there, or the process has ended well."""
     deadline = time.monotonic() + PATIENCE
-    while not there() and process.poll() is None:
+    while not there() and process.exitcode is None:
         if time.monotonic() > deadline:
             process.kill()
             raise FstError(f"a run came no further within {PATIENCE:g} s")
@@ -179,7 +184,7 @@ def wait_until(there: Callable[[], bool], place: Path, process: subprocess.Popen
     _refuse_failure(place, process)
 
 
-def _wait_for_a_request(place: Path, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_a_request(place: Path, process: BaseProcess) -> None:
     before = requests(place).total()
     wait_until(lambda: requests(place).total() > before, place, process)
 

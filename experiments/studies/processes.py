@@ -7,6 +7,7 @@ nothing else. Where forking is not safe, every process loads them itself.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import sys
 import threading
@@ -64,17 +65,24 @@ class Processes(CellRuns):
 
 def start_process(request: dict[str, Any], log: Path) -> BaseProcess:
     """A process of this machine that runs one cell."""
-    process = _context().Process(target=work, args=(request, log))
+    process = context().Process(target=work, args=(request, log))
     process.start()
     return process
 
 
 @cache
-def _context() -> ForkServerContext | SpawnContext:
-    """How processes begin. An accelerator's driver does not survive a fork, nor do the system's
-    libraries on macOS."""
+def context() -> ForkServerContext | SpawnContext:
+    """How processes that train begin. An accelerator's driver does not survive a fork, nor do the
+    system's libraries on macOS."""
     if sys.platform != "linux" or torch.accelerator.is_available():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["experiments.studies.warm"])
     return context
+
+
+def load_libraries() -> None:
+    """Have them in memory, for the next process to begin at once where it is forked."""
+    process = context().Process(target=gc.collect)
+    process.start()
+    process.join()

@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on_to_the_same_end(
         process = bench.start(broken)
         bench.wait_until(there, broken, process)
         process.kill()
-        process.wait()
+        process.join()
         assert not RunDir(broken / "run").finished
 
     kill_when(lambda: paid("t") >= 10)
