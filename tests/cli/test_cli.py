@@ -169,36 +169,32 @@ def test_doctor_says_what_this_machine_has(tmp_path: Path) -> None:
     assert answer["ok"] == (done.returncode == 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("host", "number", "moment"),
+    [
+        ("local", signal.SIGTERM, "metrics.jsonl"),
+        ("vllm", signal.SIGINT, "metrics.jsonl"),
+        ("vllm", signal.SIGINT, "serve"),  # the server has only been started
+    ],
+)
+def test_an_interrupted_demo_leaves_nothing_running(
+    tmp_path: Path, host: str, number: signal.Signals, moment: str
+) -> None:
     code, error, alive = interrupted(
-        ["demo", "--json", *LONG],
+        ["demo", "--serve", host, "--json", *LONG],
         tmp_path,
-        ready=lambda: (tmp_path / "run" / "metrics.jsonl").exists(),
+        ready=lambda: (tmp_path / "run" / moment).exists(),
         number=number,
+        timeout=240,
     )
     assert code == 130, error[-2000:]
     assert "interrupted; the run directory keeps what it had" in error
     assert "Traceback" not in error
     assert alive == []
-    assert (tmp_path / "run" / "state.json").is_file()
-    assert not (tmp_path / "run" / "result.json").exists()
-
-
-@pytest.mark.vllm
-@pytest.mark.parametrize("moment", ["serve", "metrics.jsonl"])
-def test_an_interrupted_demo_stops_its_server(tmp_path: Path, moment: str) -> None:
-    """While the server starts, and while it serves."""
-    code, error, alive = interrupted(
-        ["demo", "--serve", "vllm", "--json", *LONG],
-        tmp_path,
-        ready=lambda: (tmp_path / "run" / moment).exists(),
-        number=signal.SIGINT,
-        timeout=240,
-    )
-    assert code == 130, error[-2000:]
-    assert alive == []
     assert mentioning(str(tmp_path)) == []
+    assert (tmp_path / "run" / "state.json").is_file() == (moment == "metrics.jsonl")
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_an_error_in_the_middle_stops_the_server(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fst_agents.config import ARMS
-from tests.cli.in_process import refused
+from tests.cli.in_process import called, printed, refused
 from tests.cli.processes import ROOT, fst, result
 from tests.serving.checkpoints import save_model
 
@@ -77,7 +77,7 @@ samples = 1
     assert "mlflow" in answer["mlflow"]
     records = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("cell.json")}
     assert len(records) == 2
-    assert fst(*arguments, cwd=tmp_path).returncode == 0
+    assert called(arguments, tmp_path).exit_code == 0
     assert {file: file.stat().st_mtime_ns for file in records} == records
     [line] = refused(*arguments, "--set", "slow.learning_rate=1e-3", cwd=tmp_path)
     assert "holds results of another configuration" in line
@@ -96,7 +96,7 @@ def test_the_same_run_file_runs_through_on_another_model(tmp_path: Path) -> None
     arguments += ["--arms", ",".join(ARMS)]
     for setting in small:
         arguments += ["--set", setting]
-    told = result(fst(*arguments, cwd=tmp_path))
+    told = printed(*arguments, cwd=tmp_path)
     assert {arm: figures["seeds"] for arm, figures in told["arms"].items()} == dict.fromkeys(
         ARMS, 1
     )
