@@ -80,13 +80,13 @@ def resolved(config: RunConfig) -> RunConfig:
         known |= {key: path.absolute() for key, path in paths.items() if path is not None}
         if "name" not in task.model_fields_set:
             known |= {"name": task.program.rpartition(":")[2]}
-    threads = 1 if config.policy.model == MICRO else None
+    threads = 1 if is_embedded(config.policy.model) else None
     budget, policy, sampling = config.budget, config.policy, config.sampling
     if budget.enough is None:
         budget = budget.model_copy(update={"enough": built.enough})
     threads = threads if policy.threads is None else policy.threads
     policy = policy.model_copy(update={"model": policy.model, "threads": threads})
-    if config.policy.model != MICRO and "max_tokens" not in sampling.model_fields_set:
+    if not is_embedded(config.policy.model) and "max_tokens" not in sampling.model_fields_set:
         sampling = sampling.model_copy(update={"max_tokens": MAX_TOKENS})
     sections = {
         "task": TaskConfig.model_validate(known),
@@ -128,7 +128,12 @@ SMOKE_TOKENS = 32
 
 def policy_adapter(config: RunConfig) -> dspy.Adapter | None:
     """The adapter that the policy was trained to answer; ``None``: DSPy's own."""
-    return CompactAdapter() if config.policy.model == MICRO else None
+    return CompactAdapter() if is_embedded(config.policy.model) else None
+
+
+def is_embedded(model: str) -> bool:
+    """Whether that is the embedded policy, by its name or, as Python writes it, by its folder."""
+    return model in (MICRO, str(micro.path()))
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
+# Tests run side by side, on tensors so small that a second thread only spins.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Ray clusters of the tests answer nobody else.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

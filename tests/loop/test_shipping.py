@@ -107,6 +107,10 @@ def test_a_page_that_cannot_be_made_costs_nothing_else(tmp_path: Path) -> None:
     assert "fst report" in notes[0]
 
 
-def test_measured_again_it_has_the_same_cells(result: dict[str, Any]) -> None:
+def test_measured_again_it_has_the_same_scores(result: dict[str, Any]) -> None:
+    """On the local host, to the bit: the policy, its adapter and the instructions are the run's."""
     again = evaluate_again(Path(result["run_dir"]), [], Console(quiet=True))
+    assert result["retention"]["base"] > 0.9  # it is asked in the words that it was trained on
     assert all(score is not None for score in again["scores"].values())
+    for what in ("scores", "intervals", "retention"):
+        assert again[what] == result[what]
