@@ -1,8 +1,9 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up first.
 PYTHON ?= python3
 VENV := .venv
-# Tests are split over so many processes, a file to a process, in the order of tests/conftest.py.
-JOBS ?= 2
+# Tests are split over so many processes, a file to a process, in the order of tests/conftest.py: one
+# for each core, four at most, as each may hold libraries and a server in memory.
+JOBS ?= logical --maxprocesses 4
 STAMP := $(VENV)/.set-up
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export HF_HUB_OFFLINE := 1

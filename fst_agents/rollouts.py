@@ -190,7 +190,7 @@ class Runner:
     def _prepare(self, candidate: Candidate) -> RunnableProgram:
         if candidate.id not in self._runnable:
             if len(self._runnable) >= 64:  # a long run meets thousands of candidates
-                self._runnable.clear()
+                del self._runnable[next(iter(self._runnable))]
             self._runnable[candidate.id] = RunnableProgram(self._program, candidate, self._fixed)
         return self._runnable[candidate.id]
 
