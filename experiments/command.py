@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -84,6 +84,13 @@ class _Interrupt:
             os._exit(130)
         self._asked = True
         raise KeyboardInterrupt
+
+
+def speak_to(log: Path, mode: Literal["wb", "ab"]) -> None:
+    """Have a file take both streams of this process, whoever writes to them."""
+    with log.open(mode) as said:
+        for stream in (1, 2):
+            os.dup2(said.fileno(), stream)
 
 
 def quiet_libraries() -> None:

@@ -80,13 +80,13 @@ def resolved(config: RunConfig) -> RunConfig:
         known |= {key: path.absolute() for key, path in paths.items() if path is not None}
         if "name" not in task.model_fields_set:
             known |= {"name": task.program.rpartition(":")[2]}
-    threads = 1 if is_embedded(config.policy.model) else None
     budget, policy, sampling = config.budget, config.policy, config.sampling
     if budget.enough is None:
         budget = budget.model_copy(update={"enough": built.enough})
-    threads = threads if policy.threads is None else policy.threads
+    embedded = is_embedded(policy.model)
+    threads = 1 if embedded and policy.threads is None else policy.threads
     policy = policy.model_copy(update={"model": policy.model, "threads": threads})
-    if not is_embedded(config.policy.model) and "max_tokens" not in sampling.model_fields_set:
+    if not embedded and "max_tokens" not in sampling.model_fields_set:
         sampling = sampling.model_copy(update={"max_tokens": MAX_TOKENS})
     sections = {
         "task": TaskConfig.model_validate(known),

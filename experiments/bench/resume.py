@@ -116,13 +116,11 @@ def start(place: Path) -> BaseProcess:
 def _work(place: Path) -> None:
     """What such a process does: ``fst train``, and one byte in a file for each request."""
     from experiments.check import check
-    from experiments.command import quiet_libraries
+    from experiments.command import quiet_libraries, speak_to
     from experiments.train import resume, train
     from fst_agents.run_file import read
 
-    said = os.open(place / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    for stream in (1, 2):
-        os.dup2(said, stream)
+    speak_to(place / "output.txt", "ab")
     quiet_libraries()
     console = Console(quiet=True)
     _count_requests(place / "requests")

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
-from experiments.command import command
+from experiments.command import command, speak_to
 from experiments.studies.cells import Stages
 from experiments.studies.provenance import stamp
 from fst_agents.config import RunConfig, TaskConfig
@@ -37,9 +37,7 @@ def work(request: dict[str, Any], log: Path) -> NoReturn:
 
     See :meth:`experiments.studies.processes.Processes.request`.
     """
-    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    for stream in (1, 2):
-        os.dup2(said, stream)
+    speak_to(log, "wb")
     try:
         with command(False):
             threading.Thread(target=_end_with_parent, daemon=True, name="fst-parent").start()

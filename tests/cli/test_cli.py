@@ -167,13 +167,14 @@ def test_doctor_says_what_this_machine_has(tmp_path: Path) -> None:
     assert answer["ok"] == (done.returncode == 0)
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize(
     ("host", "number", "moment"),
     [
+        ("local", signal.SIGINT, "metrics.jsonl"),
         ("local", signal.SIGTERM, "metrics.jsonl"),
-        ("vllm", signal.SIGINT, "metrics.jsonl"),
-        ("vllm", signal.SIGINT, "serve"),  # the server has only been started
+        pytest.param("vllm", signal.SIGINT, "metrics.jsonl", marks=pytest.mark.vllm),
+        # The server has only been started.
+        pytest.param("vllm", signal.SIGINT, "serve", marks=pytest.mark.vllm),
     ],
 )
 def test_an_interrupted_demo_leaves_nothing_running(
